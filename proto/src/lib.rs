@@ -1,0 +1,21 @@
+//! Wire types of broky: what crosses a socket, and the words everything else is written in.
+//!
+//! [`v1`] holds the generated messages of the client protocol, [`id`] the ids, positions and sizes every crate uses,
+//! [`wire`] reads and extends encoded messages in place, [`frame`] does gRPC's length-prefixed framing, and [`error`]
+//! the stable error codes. This crate is the leaf of the workspace: it knows no clock, socket or thread.
+
+pub mod error;
+pub mod frame;
+pub mod id;
+pub mod limits;
+pub mod resume;
+pub mod wire;
+
+/// Generated messages of package `broky.v1`.
+#[expect(missing_docs, reason = "generated; the comments are in the .proto file")]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/broky.v1.rs"));
+}
+
+/// The encoded `FileDescriptorSet` of package `broky.v1`, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
