@@ -1,1 +1,26 @@
-//! placeholder
+//! Who reads what, without I/O: patterns and their index, subscriptions, cursors, gaps, credit.
+//!
+//! Committed blocks come in through [`Delivery::handle_block`]; each reader pulls framed deliveries with
+//! [`Delivery::poll`] at its own pace. A block is matched once for all readers that ask for the same, and sent as shared
+//! bytes. There is no queue per reader: what a reader has not read stands in the feed, and when it is evicted there the
+//! reader is told what it missed.
+
+#![deny(missing_docs)]
+
+mod delivery;
+mod evict;
+mod feed;
+pub mod index;
+mod interest;
+mod matching;
+mod open;
+pub mod pattern;
+mod poll;
+mod subscription;
+mod view;
+
+pub use delivery::{Delivery, DeliveryConfig, DeliveryStats, HEARTBEAT_SLOTS};
+pub use feed::{Block, BlockSeq, Entry, FeedId, Run};
+pub use pattern::{Pattern, PatternError, is_system_key};
+pub use poll::Poll;
+pub use subscription::SubscriptionId;

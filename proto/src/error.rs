@@ -9,7 +9,7 @@ pub const CODE_METADATA: &str = "broky-code";
 ///
 /// Source: <https://grpc.io/docs/guides/status-codes/>.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
+#[repr(u16)]
 #[expect(missing_docs, reason = "named as in the gRPC specification")]
 pub enum Status {
     Ok = 0,

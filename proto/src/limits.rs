@@ -17,5 +17,7 @@ pub const PATTERNS_MAX: usize = 4_096;
 pub const PATTERN_BYTES_MAX: usize = 1_024;
 /// Most key_partitions one subscription may be narrowed to.
 pub const KEY_PARTITIONS_MAX: usize = 4_096;
+/// Most bytes in a message's `key` or `key_partition`: what matching a pattern against a key may cost depends on it.
+pub const KEY_BYTES_MAX: usize = 4_096;
 /// Bytes of a KSUID.
 pub const UID_BYTES: usize = 20;

@@ -3,7 +3,7 @@
 use super::message::{Fields, Span};
 use super::reader::{FIXED64, LEN, Reader, VARINT, WireError, expect_type};
 use crate::id::{ProducerId, Sequence, Token};
-use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, KEY_BYTES_MAX};
 use crate::v1::{Acks, ErrorCode};
 
 /// One valid message of a scanned request.
@@ -102,6 +102,12 @@ impl Push {
                 return;
             }
         };
+        let key_len = fields.key.len.max(fields.key_partition.len) as usize;
+        if key_len > KEY_BYTES_MAX {
+            let reason = format!("a key or key_partition has {key_len} bytes; the limit is {KEY_BYTES_MAX}");
+            self.rejected.push(Rejected { index, code: ErrorCode::LimitExceeded, reason });
+            return;
+        }
         let (token, crc32) = fields.token_and_checksum(message);
         #[expect(clippy::cast_possible_truncation, reason = "positions inside a request of at most BATCH_BYTES_MAX")]
         let message = Span { start: start as u32, len: message.len() as u32 };

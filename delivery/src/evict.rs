@@ -1,0 +1,121 @@
+//! Eviction: what happens to readers when the blocks they have not read leave the memory.
+//!
+//! A reader that is overtaken must be told exactly what it missed, long after those blocks are gone. What it has not
+//! been sent begins, in every vbucket, where the log started just before the first evicted block it had not read. So
+//! that vector of log starts is kept, once for all readers overtaken at the same block, and the gap is worked out when
+//! the reader comes back: from there to where the log starts by then.
+
+use std::sync::Arc;
+
+use broky_proto::error::Refusal;
+use broky_proto::id::{Offset, VBucketId};
+use broky_proto::v1::ErrorCode;
+use broky_proto::wire::{Fields, stored_messages};
+
+use crate::delivery::Delivery;
+use crate::feed::{Block, BlockSeq, FeedId};
+use crate::poll::wanted_pieces;
+use crate::subscription::{Position, SubscriptionId};
+
+impl Delivery {
+    /// Evicts the oldest block of a feed; hands it to `on_evicted` so that its owner can account for it.
+    ///
+    /// Returns whether there was one.
+    pub fn evict_oldest(&mut self, feed: FeedId, on_evicted: impl FnOnce(&Block)) -> bool {
+        let Some(source) = self.feeds.get(usize::from(feed.0)) else { return false };
+        let oldest = source.oldest();
+        if oldest == source.tail() {
+            return false;
+        }
+        if source.behind_floor <= oldest {
+            self.overtake(feed, oldest);
+        }
+        let Some(block) = self.feeds.get_mut(usize::from(feed.0)).and_then(|source| source.pop()) else { return false };
+        for run in &block.runs {
+            if let Some(view) = self.views.get_mut(usize::from(run.vbucket.0)) {
+                view.evict(run);
+            }
+        }
+        on_evicted(&block);
+        true
+    }
+
+    /// Marks every reader that would read `oldest` next as overtaken, and finds the floor of the others.
+    fn overtake(&mut self, feed: FeedId, oldest: BlockSeq) {
+        let mut floor = self.tail(feed);
+        let mut shared: Option<Arc<[Offset]>> = None;
+        let mut overtaken = Vec::new();
+        for (index, subscription) in &self.subscriptions {
+            match subscription.positions.get(usize::from(feed.0)) {
+                Some(Position::Behind { next, skip }) if *next <= oldest => overtaken.push((index, *skip)),
+                Some(Position::Behind { next, .. }) => floor = floor.min(*next),
+                Some(Position::Live { .. } | Position::Overtaken { .. }) | None => {}
+            }
+        }
+        for (index, skip) in overtaken {
+            let from = shared.get_or_insert_with(|| self.views.iter().map(|view| view.start).collect()).clone();
+            let from = if skip > 0 { self.after_part(index, feed, oldest, skip, &from) } else { from };
+            if let Some(subscription) = self.subscriptions.get_mut(index)
+                && let Some(position) = subscription.positions.get_mut(usize::from(feed.0))
+            {
+                *position = Position::Overtaken { from };
+            }
+        }
+        if let Some(source) = self.feeds.get_mut(usize::from(feed.0)) {
+            source.behind_floor = floor;
+        }
+    }
+
+    /// The log starts `from`, moved behind the first `skip` messages that the reader was sent of `seq`.
+    fn after_part(&self, index: usize, feed: FeedId, seq: BlockSeq, skip: u32, from: &[Offset]) -> Arc<[Offset]> {
+        let mut from = from.to_vec();
+        let slot = self.feeds.get(usize::from(feed.0)).and_then(|source| source.slot(seq));
+        let subscription = self.subscriptions.get(index);
+        let interest = subscription.and_then(|subscription| self.interest_of(subscription));
+        if let (Some(slot), Some(subscription), Some(interest)) = (slot, subscription, interest) {
+            let resuming = subscription.resuming.as_deref().filter(|resuming| resuming.applies(feed));
+            for piece in wanted_pieces(interest, &slot.block, resuming).iter().take(skip as usize) {
+                let start = piece.start as usize;
+                let stored = slot.block.framed.get(start..start + piece.len as usize).unwrap_or_default();
+                let sent = stored_messages(stored).flatten().filter_map(|(_, message)| Fields::scan(message).ok());
+                for fields in sent {
+                    if let Some(from) = from.get_mut(fields.vbucket as usize) {
+                        *from = Offset(fields.offset).plus(1);
+                    }
+                }
+            }
+        }
+        from.into()
+    }
+
+    /// Readers whose transport may still hold an evicted block of a feed up to `through`, the oldest first.
+    #[must_use]
+    pub fn holders_of_evicted(&self, feed: FeedId, through: BlockSeq) -> Vec<SubscriptionId> {
+        let oldest = self.oldest(feed);
+        let mut holders: Vec<(BlockSeq, SubscriptionId)> = Vec::new();
+        for (index, subscription) in &self.subscriptions {
+            if let Some((held_feed, seq)) = subscription.in_transport
+                && held_feed == feed
+                && seq < oldest
+                && seq <= through
+            {
+                #[expect(clippy::cast_possible_truncation, reason = "bounded by SUBSCRIPTIONS_MAX")]
+                holders.push((seq, SubscriptionId { index: index as u32, generation: subscription.generation }));
+            }
+        }
+        holders.sort_unstable();
+        holders.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Ends a reader because its transport holds memory that the node needs.
+    pub fn end_for_memory(&mut self, id: SubscriptionId) {
+        self.stats.slow_ended += 1;
+        self.end(id, Refusal::new(ErrorCode::MemoryPressure, "the stalled subscriber held memory the node needs"));
+    }
+
+    /// Where a vbucket's readable part starts and ends.
+    #[must_use]
+    pub fn bounds(&self, vbucket: VBucketId) -> Option<(Offset, Offset)> {
+        self.views.get(usize::from(vbucket.0)).map(|view| (view.start, view.end))
+    }
+}

@@ -1,0 +1,320 @@
+//! Reading: what a subscription is sent next.
+//!
+//! A reader pulls. Each call gives one framed delivery, and the transport calls again when it has room. Near the tail
+//! the block's matches are at hand; further back, and wherever only a part of a block may go out, the reader matches
+//! for itself.
+
+use broky_proto::error::Refusal;
+use broky_proto::frame;
+use broky_proto::id::{Offset, VBucketId};
+use broky_proto::v1::{self, ErrorCode, GapReason, OnSlow};
+use broky_proto::wire::{Fields, stored_messages};
+use bytes::Bytes;
+
+use crate::delivery::Delivery;
+use crate::feed::{Block, BlockSeq, FeedId};
+use crate::interest::Interest;
+use crate::matching::{Piece, frame_pieces};
+use crate::subscription::{Position, Resuming, Subscription, SubscriptionId};
+use crate::view::is_fed_by;
+
+/// What a reader gets.
+#[derive(Debug)]
+pub enum Poll {
+    /// A framed delivery to send. There may be more.
+    Frame(Bytes),
+    /// Nothing now; the reader will be woken.
+    Pending,
+    /// Nothing yet, but there is more to look through: poll again after the others had their turn.
+    Yield,
+    /// The subscription is over; close it.
+    Ended(Refusal),
+}
+
+/// Bytes of old blocks that one call looks through before others get their turn: 1 MiB.
+const SCAN_BYTES_MAX: usize = 1 << 20;
+/// Heartbeats after which a filtered reader is told where it stands, if it has moved.
+const CURSORS_EVERY_HEARTBEATS: u32 = 60;
+
+/// What one look at one feed gives.
+enum Step {
+    Frame(Bytes),
+    Nothing,
+    Yield,
+}
+
+impl Delivery {
+    /// What a subscription is sent next.
+    pub fn poll(&mut self, id: SubscriptionId) -> Poll {
+        let Some(subscription) = self.subscription_mut(id) else {
+            return Poll::Ended(Refusal::new(ErrorCode::Unspecified, "the subscription is closed"));
+        };
+        if let Some(frame) = subscription.control.pop_front() {
+            return self.sent(frame, 0);
+        }
+        if let Some(ended) = &subscription.ended {
+            return Poll::Ended(ended.clone());
+        }
+        if subscription.heartbeat_due {
+            subscription.heartbeat_due = false;
+            subscription.heartbeats_since_cursors += 1;
+            let frame = self.heartbeat(id);
+            return self.sent(frame, 0);
+        }
+        let turn = subscription.turn;
+        let feeds = self.config.feeds;
+        let mut yielded = false;
+        for feed in (turn..feeds).chain(0..turn).map(FeedId) {
+            match self.poll_feed(id, feed) {
+                Step::Frame(frame) => {
+                    if let Some(subscription) = self.subscription_mut(id) {
+                        subscription.turn = (feed.0 + 1) % feeds;
+                    }
+                    return Poll::Frame(frame);
+                }
+                Step::Nothing => {}
+                Step::Yield => yielded = true,
+            }
+        }
+        match self.subscription(id).and_then(|subscription| subscription.ended.clone()) {
+            Some(ended) => Poll::Ended(ended),
+            None if yielded => Poll::Yield,
+            None => Poll::Pending,
+        }
+    }
+
+    fn sent(&mut self, frame: Bytes, messages: u32) -> Poll {
+        self.count_sent(&frame, messages);
+        Poll::Frame(frame)
+    }
+
+    fn count_sent(&mut self, frame: &Bytes, messages: u32) {
+        self.stats.delivered_messages += u64::from(messages);
+        self.stats.delivered_bytes += frame.len() as u64;
+    }
+
+    /// The heartbeat, with cursors where the reader has moved far without being sent anything.
+    fn heartbeat(&mut self, id: SubscriptionId) -> Bytes {
+        let bytes = self.bytes_total();
+        let interval = self.config.cursor_interval_bytes;
+        let Some(subscription) = self.subscription(id) else { return self.heartbeat.clone() };
+        let moved = bytes.saturating_sub(subscription.cursors_at_bytes);
+        let is_due = moved >= interval || subscription.heartbeats_since_cursors >= CURSORS_EVERY_HEARTBEATS;
+        if moved == 0 || !is_due || !subscription.is_live() {
+            return self.heartbeat.clone();
+        }
+        let cursors = self.cursors(subscription.interest, |_, view| view.end);
+        if let Some(subscription) = self.subscription_mut(id) {
+            subscription.cursors_at_bytes = bytes;
+            subscription.heartbeats_since_cursors = 0;
+        }
+        let heartbeat = Some(v1::Heartbeat { map_version: self.map_version.0 });
+        frame::encode(&v1::Delivery { cursors, heartbeat, ..v1::Delivery::default() })
+    }
+
+    fn poll_feed(&mut self, id: SubscriptionId, feed: FeedId) -> Step {
+        let Some(subscription) = self.subscription(id) else { return Step::Nothing };
+        match subscription.positions.get(usize::from(feed.0)) {
+            Some(Position::Overtaken { from }) => {
+                let from = from.clone();
+                self.report_overtaken(id, feed, &from)
+            }
+            Some(Position::Behind { next, skip }) if subscription.may_send() => {
+                let (next, skip) = (*next, *skip);
+                self.read_on(id, feed, next, skip)
+            }
+            Some(Position::Behind { .. } | Position::Live { .. }) | None => Step::Nothing,
+        }
+    }
+
+    /// Looks through a feed from `next` on, until something is found for the reader or the tail is reached.
+    fn read_on(&mut self, id: SubscriptionId, feed: FeedId, mut next: BlockSeq, mut skip: u32) -> Step {
+        let mut looked_through = 0;
+        loop {
+            let tail = self.tail(feed);
+            if next >= tail {
+                self.stop_resuming(id, feed, next);
+                self.join_live(id, feed);
+                return Step::Nothing;
+            }
+            if looked_through > SCAN_BYTES_MAX {
+                self.set_behind(id, feed, next, skip);
+                return Step::Yield;
+            }
+            self.stop_resuming(id, feed, next);
+            match self.read_block(id, feed, next, skip, &mut looked_through) {
+                None => (next, skip) = (next.next(), 0),
+                Some(Part { framed, messages, rest }) => {
+                    match rest {
+                        0 => self.set_behind(id, feed, next.next(), 0),
+                        _ => self.set_behind(id, feed, next, skip + messages),
+                    }
+                    if let Some(subscription) = self.subscription_mut(id) {
+                        subscription.spend(messages);
+                        subscription.in_transport = Some((feed, next));
+                    }
+                    self.count_sent(&framed, messages);
+                    return Step::Frame(framed);
+                }
+            }
+        }
+    }
+
+    fn set_behind(&mut self, id: SubscriptionId, feed: FeedId, next: BlockSeq, skip: u32) {
+        if let Some(subscription) = self.subscriptions.get_mut(id.index())
+            && let Some(position) = subscription.positions.get_mut(usize::from(feed.0))
+        {
+            *position = Position::Behind { next, skip };
+        }
+    }
+
+    fn stop_resuming(&mut self, id: SubscriptionId, feed: FeedId, next: BlockSeq) {
+        let Some(subscription) = self.subscriptions.get_mut(id.index()) else { return };
+        let Some(resuming) = &mut subscription.resuming else { return };
+        if let Some(until) = resuming.until.get_mut(usize::from(feed.0))
+            && next >= *until
+        {
+            *until = BlockSeq(0);
+        }
+        if resuming.until.iter().all(|until| *until == BlockSeq(0)) {
+            subscription.resuming = None;
+        }
+    }
+
+    /// What the reader gets of one block, or `None` when that is nothing.
+    fn read_block(
+        &mut self,
+        id: SubscriptionId,
+        feed: FeedId,
+        seq: BlockSeq,
+        skip: u32,
+        looked: &mut usize,
+    ) -> Option<Part> {
+        let subscription = self.subscriptions.get(id.index())?;
+        let source = self.feeds.get_mut(usize::from(feed.0))?;
+        let interest = self.interests.get(subscription.interest)?;
+        let is_resuming = subscription.resuming.as_ref().is_some_and(|resuming| resuming.applies(feed));
+        let since = interest.since.get(usize::from(feed.0)).copied().unwrap_or_default();
+        let is_matched = seq >= since && source.remembers_matches(seq);
+        let allowance = subscription.allowance();
+        let slot = source.slot_mut(seq)?;
+        if is_matched && !is_resuming && skip == 0 {
+            let wanted = slot.matches.as_mut()?.wanted(subscription.interest, &slot.block)?;
+            if u64::from(wanted.messages) <= allowance {
+                source.note_gathered(wanted.gathered_bytes);
+                return Some(Part { framed: wanted.framed, messages: wanted.messages, rest: 0 });
+            }
+        }
+        let is_whole = interest.is_match_all() && !slot.block.has_system && !is_resuming && skip == 0;
+        if is_whole && u64::from(slot.block.messages) <= allowance {
+            return Some(Part { framed: slot.block.framed.clone(), messages: slot.block.messages, rest: 0 });
+        }
+        *looked += slot.block.framed.len();
+        let mut pieces = wanted_pieces(interest, &slot.block, subscription.resuming.as_deref().filter(|_| is_resuming));
+        pieces.drain(..pieces.len().min(skip as usize));
+        let allowed = usize::try_from(allowance).unwrap_or(usize::MAX).min(pieces.len());
+        let rest = pieces.len() - allowed;
+        pieces.truncate(allowed);
+        if pieces.is_empty() {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "a block holds fewer than u32::MAX messages")]
+        Some(Part { framed: frame_pieces(&slot.block, &pieces), messages: pieces.len() as u32, rest })
+    }
+
+    /// Tells a reader what was evicted before it came, and lets it go on from the oldest block.
+    fn report_overtaken(&mut self, id: SubscriptionId, feed: FeedId, from: &[Offset]) -> Step {
+        let oldest = self.oldest(feed);
+        let gaps = self.gaps_since(id, feed, from);
+        self.set_behind(id, feed, oldest, 0);
+        if let Some(source) = self.feeds.get_mut(usize::from(feed.0)) {
+            source.behind_floor = source.behind_floor.min(oldest);
+        }
+        if gaps.is_empty() {
+            return Step::Yield;
+        }
+        self.count_gaps(&gaps);
+        let Some(subscription) = self.subscription_mut(id) else { return Step::Nothing };
+        if subscription.on_slow == OnSlow::Disconnect {
+            let reason = "the subscriber was slower than the node's memory and asked not to skip";
+            subscription.ended = Some(Refusal::new(ErrorCode::SlowSubscriber, reason));
+            self.stats.slow_ended += 1;
+        }
+        let frame = frame::encode(&v1::Delivery { gaps, ..v1::Delivery::default() });
+        self.count_sent(&frame, 0);
+        Step::Frame(frame)
+    }
+
+    fn gaps_since(&self, id: SubscriptionId, feed: FeedId, from: &[Offset]) -> Vec<v1::Gap> {
+        let Some(subscription) = self.subscription(id) else { return Vec::new() };
+        let interest = self.interests.get(subscription.interest);
+        let vbuckets = self.config.vbuckets;
+        let resuming = subscription.resuming.as_deref().filter(|resuming| resuming.applies(feed));
+        let begin = |vbucket: VBucketId, from: Offset| match resuming {
+            Some(resuming) => from.max(resuming.start_of(vbucket)),
+            None => from,
+        };
+        let seen = vbuckets.iter().zip(from).zip(&self.views);
+        seen.filter(|((vbucket, _), _)| is_fed_by(*vbucket, feed.0, self.config.feeds))
+            .filter(|((vbucket, _), _)| interest.is_none_or(|interest| interest.may_want_vbucket(*vbucket, vbuckets)))
+            .map(|((vbucket, from), view)| (vbucket, begin(vbucket, *from), view))
+            .filter(|(_, from, view)| *from < view.start)
+            .map(|(vbucket, from, view)| v1::Gap {
+                vbucket: u32::from(vbucket.0),
+                lineage: view.lineage.0,
+                from: from.0,
+                to: view.start.0,
+                reason: GapReason::Slow.into(),
+            })
+            .collect()
+    }
+
+    pub(crate) fn count_gaps(&mut self, gaps: &[v1::Gap]) {
+        self.stats.gaps += gaps.len() as u64;
+        self.stats.dropped_messages += gaps.iter().map(|gap| gap.to.saturating_sub(gap.from)).sum::<u64>();
+    }
+
+    pub(crate) fn interest_of(&self, subscription: &Subscription) -> Option<&Interest> {
+        self.interests.get(subscription.interest)
+    }
+}
+
+/// A delivery of one block, and how many wanted messages of the block are still to be sent.
+struct Part {
+    framed: Bytes,
+    messages: u32,
+    rest: usize,
+}
+
+impl Resuming {
+    pub(crate) fn applies(&self, feed: FeedId) -> bool {
+        self.until.get(usize::from(feed.0)).is_some_and(|until| *until > BlockSeq(0))
+    }
+
+    fn start_of(&self, vbucket: VBucketId) -> Offset {
+        self.from.get(usize::from(vbucket.0)).copied().unwrap_or_default()
+    }
+
+    fn wants(&self, fields: &Fields) -> bool {
+        let vbucket = u16::try_from(fields.vbucket).map(VBucketId).unwrap_or_default();
+        fields.offset >= self.start_of(vbucket).0
+    }
+}
+
+/// The messages of a block that an interest wants, found by looking at each.
+pub(crate) fn wanted_pieces(interest: &Interest, block: &Block, resuming: Option<&Resuming>) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut scratch = Vec::new();
+    let mut start = frame::PREFIX_LEN;
+    for (span, message) in stored_messages(block.messages()).flatten() {
+        let end = frame::PREFIX_LEN + (span.start + span.len) as usize;
+        // Blocks hold what was validated when it was pushed.
+        let Ok(fields) = Fields::scan(message) else { continue };
+        if interest.wants(message, &fields, &mut scratch) && resuming.is_none_or(|resuming| resuming.wants(&fields)) {
+            #[expect(clippy::cast_possible_truncation, reason = "positions inside a block")]
+            pieces.push(Piece { start: start as u32, len: (end - start) as u32 });
+        }
+        start = end;
+    }
+    pieces
+}

@@ -1,0 +1,93 @@
+//! Which epoch began where: the history by which two diverged logs find their common part.
+//!
+//! Truncation compares (epoch, end offset) and never a high watermark, because a follower's high watermark may be stale
+//! when its leader dies. A leader asked about an epoch answers with the largest epoch it knows that is not above it,
+//! and where that one ends; the follower cuts there and asks again until both agree.
+//!
+//! Sources: KIP-101 and KIP-279 (Kafka).
+
+use broky_proto::id::{Epoch, Offset};
+
+/// Epochs of one log, each with its first offset; both ascending.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct EpochHistory {
+    starts: Vec<(Epoch, Offset)>,
+}
+
+impl EpochHistory {
+    /// The latest epoch, if the log ever had one.
+    #[must_use]
+    pub fn latest(&self) -> Option<Epoch> {
+        self.starts.last().map(|(epoch, _)| *epoch)
+    }
+
+    /// Notes that `epoch` begins at `start`. An epoch that wrote nothing gives way to the next one.
+    ///
+    /// # Panics
+    /// When `epoch` is not above the latest or `start` is below the latest's: epochs only go up.
+    pub fn begin(&mut self, epoch: Epoch, start: Offset) {
+        if let Some((last, at)) = self.starts.last().copied() {
+            assert!(epoch > last, "epoch {epoch} does not follow {last}");
+            assert!(start >= at, "epoch {epoch} starts at {start}, before {at}");
+            if start == at {
+                self.starts.pop();
+            }
+        }
+        self.starts.push((epoch, start));
+    }
+
+    /// The largest epoch not above `asked`, and the offset behind its last message, in a log that ends at `log_end`.
+    #[must_use]
+    pub fn end_of(&self, asked: Epoch, log_end: Offset) -> Option<(Epoch, Offset)> {
+        let behind = self.starts.partition_point(|(epoch, _)| *epoch <= asked);
+        let (epoch, _) = self.starts.get(behind.checked_sub(1)?)?;
+        let end = self.starts.get(behind).map_or(log_end, |(_, start)| *start);
+        Some((*epoch, end))
+    }
+
+    /// Forgets epochs that lie wholly below `log_start`.
+    pub fn evict(&mut self, log_start: Offset) {
+        let keep = self.starts.partition_point(|(_, start)| *start <= log_start).saturating_sub(1);
+        self.starts.drain(..keep);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(starts: &[(u64, u64)]) -> EpochHistory {
+        let mut history = EpochHistory::default();
+        for (epoch, start) in starts {
+            history.begin(Epoch(*epoch), Offset(*start));
+        }
+        history
+    }
+
+    #[test]
+    fn end_of_an_epoch_is_the_start_of_the_next() {
+        let history = history(&[(1, 0), (4, 10), (6, 30)]);
+        assert_eq!(history.end_of(Epoch(1), Offset(40)), Some((Epoch(1), Offset(10))));
+        assert_eq!(history.end_of(Epoch(6), Offset(40)), Some((Epoch(6), Offset(40))));
+    }
+
+    #[test]
+    fn unknown_epoch_is_answered_with_the_largest_below() {
+        let history = history(&[(1, 0), (4, 10)]);
+        assert_eq!(history.end_of(Epoch(3), Offset(40)), Some((Epoch(1), Offset(10))));
+        assert_eq!(history.end_of(Epoch(0), Offset(40)), None);
+    }
+
+    #[test]
+    fn epoch_without_messages_gives_way() {
+        assert_eq!(history(&[(1, 0), (2, 5), (3, 5)]), history(&[(1, 0), (3, 5)]));
+    }
+
+    #[test]
+    fn eviction_keeps_the_epoch_the_log_starts_in() {
+        let mut history = history(&[(1, 0), (4, 10), (6, 30)]);
+        history.evict(Offset(15));
+        assert_eq!(history.end_of(Epoch(4), Offset(40)), Some((Epoch(4), Offset(30))));
+        assert_eq!(history.end_of(Epoch(3), Offset(40)), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! Arenas: the memory that blocks are cut from.
+//!
+//! Blocks are written one behind the other into a large buffer and shared as slices of it, so that a block costs no
+//! allocation. A buffer is used again once its last block was evicted and no transport holds a slice of it any more,
+//! so that the process's memory stays where it is. The first byte of each buffer is never part of a block: the handle
+//! to it tells whether anybody else still refers to the buffer.
+
+use std::collections::VecDeque;
+
+use broky_delivery::BlockSeq;
+use bytes::{Bytes, BytesMut};
+
+/// A buffer that holds blocks.
+#[derive(Debug)]
+struct Arena {
+    sentinel: Bytes,
+    capacity: usize,
+    /// The last block cut from it.
+    last: Option<BlockSeq>,
+}
+
+/// All buffers of a shard.
+#[derive(Debug)]
+pub(crate) struct Arenas {
+    standard_bytes: usize,
+    /// Oldest first; the last one is being written to.
+    in_use: VecDeque<Arena>,
+    /// Evicted, but a transport may still hold a part. Oldest first.
+    pinned: VecDeque<Arena>,
+    spare: Vec<BytesMut>,
+    bytes: usize,
+    pinned_bytes: usize,
+}
+
+impl Arenas {
+    pub(crate) fn new(standard_bytes: usize) -> Self {
+        Self {
+            standard_bytes,
+            in_use: VecDeque::new(),
+            pinned: VecDeque::new(),
+            spare: Vec::new(),
+            bytes: 0,
+            pinned_bytes: 0,
+        }
+    }
+
+    /// Bytes of all buffers, spare ones included.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of buffers that hold only evicted blocks.
+    pub(crate) fn pinned_bytes(&self) -> usize {
+        self.pinned_bytes
+    }
+
+    /// The last block of the oldest pinned buffer.
+    pub(crate) fn oldest_pinned(&self) -> Option<BlockSeq> {
+        self.pinned.front().and_then(|arena| arena.last)
+    }
+
+    /// Bytes that opening a buffer with room for `need` would add.
+    pub(crate) fn growth_for(&mut self, need: usize) -> usize {
+        self.reclaim();
+        let capacity = self.capacity_for(need);
+        if capacity == self.standard_bytes && !self.spare.is_empty() { 0 } else { capacity }
+    }
+
+    /// A buffer with room for `need` bytes.
+    pub(crate) fn open(&mut self, need: usize) -> BytesMut {
+        let capacity = self.capacity_for(need);
+        let mut buffer = match self.spare.pop() {
+            Some(buffer) if buffer.capacity() >= capacity => buffer,
+            spare => {
+                self.spare.extend(spare);
+                self.bytes += capacity;
+                BytesMut::with_capacity(capacity)
+            }
+        };
+        buffer.clear();
+        buffer.extend_from_slice(&[0]);
+        let sentinel = buffer.split_to(1).freeze();
+        self.in_use.push_back(Arena { sentinel, capacity, last: None });
+        buffer
+    }
+
+    fn capacity_for(&self, need: usize) -> usize {
+        self.standard_bytes.max(need + 1)
+    }
+
+    /// Notes that `seq` was cut from the buffer being written to.
+    pub(crate) fn note_block(&mut self, seq: BlockSeq) {
+        if let Some(arena) = self.in_use.back_mut() {
+            arena.last = Some(seq);
+        }
+    }
+
+    /// Takes back buffers of which every block is older than `oldest`.
+    pub(crate) fn note_evicted(&mut self, oldest: BlockSeq) {
+        // The last one is being written to.
+        while self.in_use.len() > 1
+            && self.in_use.front().is_some_and(|arena| arena.last.is_none_or(|last| last < oldest))
+        {
+            let Some(arena) = self.in_use.pop_front() else { break };
+            self.pinned_bytes += arena.capacity;
+            self.pinned.push_back(arena);
+        }
+        self.reclaim();
+    }
+
+    /// Takes back pinned buffers that nobody holds any more.
+    fn reclaim(&mut self) {
+        for _ in 0..self.pinned.len() {
+            let Some(arena) = self.pinned.pop_front() else { break };
+            if !arena.sentinel.is_unique() {
+                self.pinned.push_back(arena);
+                continue;
+            }
+            self.pinned_bytes -= arena.capacity;
+            match arena.sentinel.try_into_mut() {
+                Ok(buffer) if arena.capacity == self.standard_bytes && buffer.capacity() >= arena.capacity => {
+                    self.spare.push(buffer);
+                }
+                Ok(_) | Err(_) => self.bytes -= arena.capacity,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(buffer: &mut BytesMut, len: usize) -> Bytes {
+        buffer.extend_from_slice(&vec![7; len]);
+        buffer.split().freeze()
+    }
+
+    #[test]
+    fn buffer_is_used_again_once_nobody_holds_it() {
+        let mut arenas = Arenas::new(1024);
+        let mut first = arenas.open(10);
+        let block = cut(&mut first, 100);
+        let address = block.as_ptr();
+        arenas.note_block(BlockSeq(0));
+        drop(first);
+        let _second = arenas.open(10);
+        arenas.note_block(BlockSeq(1));
+        arenas.note_evicted(BlockSeq(1));
+        assert_eq!((arenas.bytes(), arenas.pinned_bytes()), (2048, 1024), "a reader still holds the block");
+        assert_eq!(arenas.growth_for(10), 1024);
+        drop(block);
+        assert_eq!(arenas.growth_for(10), 0);
+        let mut third = arenas.open(10);
+        assert_eq!(cut(&mut third, 100).as_ptr(), address);
+        assert_eq!((arenas.bytes(), arenas.pinned_bytes()), (2048, 0));
+    }
+
+    #[test]
+    fn oversized_buffer_is_given_back_to_the_system() {
+        let mut arenas = Arenas::new(1024);
+        let large = arenas.open(5000);
+        assert!(large.capacity() >= 5000);
+        arenas.note_block(BlockSeq(0));
+        drop(large);
+        let _next = arenas.open(1);
+        arenas.note_evicted(BlockSeq(1));
+        assert_eq!(arenas.bytes(), 1024);
+    }
+}

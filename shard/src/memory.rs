@@ -1,0 +1,96 @@
+//! The memory budget: what is evicted, and when a stalled reader has to go.
+//!
+//! Counted are the arenas, what each block costs beside its bytes, and the producers. Beyond the budget the oldest
+//! committed blocks go. Arenas whose blocks are all evicted but that a stalled transport still refers to count as well,
+//! so the budget holds whatever readers do; when they pass a quarter of it, the readers that hold the oldest of them are
+//! cut off.
+
+use std::sync::Arc;
+
+use broky_delivery::FeedId;
+
+use crate::outbox::Outbox;
+use crate::shard::Shard;
+
+/// What one remembered producer of one vbucket costs, in bytes, roughly.
+const PRODUCER_BYTES: usize = 256;
+
+impl Shard {
+    /// Bytes in use under the budget.
+    #[must_use]
+    pub fn memory_used(&self) -> usize {
+        self.arenas.bytes() + self.overhead_bytes + self.producers * PRODUCER_BYTES
+    }
+
+    /// Makes room for `need` bytes in the open block; seals it if that takes another arena or it gets too large.
+    ///
+    /// # Errors
+    /// Why there is no room: everything in memory waits to be committed.
+    pub(crate) fn make_room(&mut self, need: usize, out: &mut Outbox) -> Result<(), Arc<str>> {
+        let is_full = self.open.len() + need > self.config.block_bytes_max || self.open.room() < need;
+        if is_full && !self.open.is_empty() {
+            self.flush(out);
+        }
+        if self.open.room() >= need {
+            return Ok(());
+        }
+        // Before a new arena is opened the old one's handle must go, or it would pin itself.
+        self.open.set_buffer(bytes::BytesMut::new());
+        loop {
+            let growth = self.arenas.growth_for(need);
+            if self.memory_used() + growth <= self.config.memory_bytes {
+                break;
+            }
+            if !self.evict_oldest(out) {
+                if self.uncommitted.is_empty() {
+                    // Nothing left but what stalled readers hold: they are being cut off, and a push must not wait.
+                    break;
+                }
+                return Err("the memory budget is used up by messages that wait for their replicas".into());
+            }
+        }
+        let buffer = self.arenas.open(need);
+        self.open.set_buffer(buffer);
+        Ok(())
+    }
+
+    /// Evicts until the budget is met.
+    pub(crate) fn enforce_budget(&mut self, out: &mut Outbox) {
+        while self.memory_used() > self.config.memory_bytes && self.evict_oldest(out) {}
+    }
+
+    fn evict_oldest(&mut self, out: &mut Outbox) -> bool {
+        let feed = FeedId(self.config.shard.0);
+        let mut freed = 0;
+        let (replicas, stats) = (&mut self.replicas, &mut self.stats);
+        let evicted = self.delivery.evict_oldest(feed, |block| {
+            freed = block.overhead_bytes();
+            stats.evicted_messages += u64::from(block.messages);
+            for run in &block.runs {
+                if let Some(Some(replica)) = replicas.get_mut(usize::from(run.vbucket.0)) {
+                    replica.evict(run.end());
+                }
+            }
+        });
+        if !evicted {
+            return false;
+        }
+        self.overhead_bytes -= freed;
+        self.arenas.note_evicted(self.delivery.oldest(feed));
+        out.mirror_evicted += 1;
+        self.cut_holders(out);
+        true
+    }
+
+    /// Cuts off the readers that hold the oldest evicted arena, when such arenas take too much.
+    fn cut_holders(&mut self, out: &mut Outbox) {
+        if self.arenas.pinned_bytes() <= self.config.memory_bytes / 4 {
+            return;
+        }
+        let Some(through) = self.arenas.oldest_pinned() else { return };
+        for id in self.delivery.holders_of_evicted(FeedId(self.config.shard.0), through) {
+            self.delivery.end_for_memory(id);
+            out.cut.push(id);
+        }
+    }
+}

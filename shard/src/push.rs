@@ -1,0 +1,130 @@
+//! Storing pushed messages.
+
+use std::sync::Arc;
+
+use broky_proto::id::{Offset, VBucketCount, VBucketId};
+use broky_proto::v1::{self, Acks, ErrorCode};
+use broky_proto::wire::{self, Push, Stored, stored_len_max};
+use broky_replication::{Append, Replica};
+
+use crate::config::ShardId;
+use crate::outbox::{Outbox, Reply, Ticket};
+use crate::outcome::{Exception, ExceptionKind, PartOutcome, exception};
+use crate::shard::Shard;
+
+/// The shards that own messages of a request, ascending.
+#[must_use]
+pub fn shards_of(push: &Push, vbuckets: VBucketCount, shards: u16) -> Vec<ShardId> {
+    if shards == 1 {
+        return if push.entries.is_empty() { Vec::new() } else { vec![ShardId(0)] };
+    }
+    let mut owners = vec![false; usize::from(shards)];
+    for entry in &push.entries {
+        let owner = usize::from(vbuckets.vbucket_of(entry.token).0 % shards);
+        if let Some(owner) = owners.get_mut(owner) {
+            *owner = true;
+        }
+    }
+    (0..shards).zip(owners).filter(|(_, owns)| *owns).map(|(shard, _)| ShardId(shard)).collect()
+}
+
+impl Shard {
+    /// Stores the messages of a scanned request that this shard owns.
+    ///
+    /// `request` are the bytes that were scanned. The outcome goes to `out.replies` under `ticket`: now, or when
+    /// [`Shard::flush`] commits the block, as `push.acks` asks for. `now_unix_ns` is the wall clock.
+    pub fn push(&mut self, now_unix_ns: i64, request: &[u8], push: &Push, ticket: Ticket, out: &mut Outbox) {
+        let need = self.room_needed(request, push);
+        if let Err(refusal) = self.make_room(need, out) {
+            out.replies.push(Reply { ticket, outcome: refused(push, |entry| self.owns_token(entry), &refusal) });
+            return;
+        }
+        let mut outcome = PartOutcome::default();
+        let owns_all = self.config.shards == 1;
+        for entry in &push.entries {
+            let vbucket = self.config.vbuckets.vbucket_of(entry.token);
+            if owns_all || self.config.owns(vbucket) {
+                self.store(now_unix_ns, request, push, entry, vbucket, &mut outcome);
+            }
+        }
+        let reply = Reply { ticket, outcome };
+        match push.acks {
+            Acks::Committed if !self.open.is_empty() => self.open.waiting.push(reply),
+            Acks::Committed | Acks::Leader | Acks::None => out.replies.push(reply),
+        }
+    }
+
+    fn owns_token(&self, entry: &wire::Entry) -> bool {
+        self.config.owns(self.config.vbuckets.vbucket_of(entry.token))
+    }
+
+    #[inline]
+    fn store(
+        &mut self,
+        now_unix_ns: i64,
+        request: &[u8],
+        push: &Push,
+        entry: &wire::Entry,
+        vbucket: VBucketId,
+        outcome: &mut PartOutcome,
+    ) {
+        let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else {
+            outcome.exceptions.extend(exception(entry.index, Append::NotLeader));
+            return;
+        };
+        let producer = (push.producer.0 != 0).then(|| (push.producer, push.sequence.plus(u64::from(entry.index))));
+        let append = replica.append(producer);
+        outcome.exceptions.extend(exception(entry.index, append));
+        match append {
+            Append::Stored(offset) => {
+                if push.want_positions {
+                    note_position(outcome, entry.index, vbucket, replica, offset);
+                }
+                let epoch = replica.epoch();
+                let stored = Stored { crc32: entry.crc32, ts_broker: now_unix_ns, epoch, vbucket, offset };
+                self.open.append(entry, entry.message.of(request), &stored);
+                self.stats.pushed_messages += 1;
+            }
+            Append::Duplicate(offset) => {
+                if let Some(offset) = offset.filter(|_| push.want_positions) {
+                    note_position(outcome, entry.index, vbucket, replica, offset);
+                }
+                self.stats.duplicate_messages += 1;
+            }
+            Append::OutOfSequence | Append::NotEnoughReplicas | Append::NotLeader => self.stats.rejected_messages += 1,
+        }
+    }
+
+    /// Room for every message of a request with its broker-assigned fields.
+    fn room_needed(&self, request: &[u8], push: &Push) -> usize {
+        broky_proto::frame::PREFIX_LEN + request.len() + push.entries.len() * stored_len_max(0)
+    }
+}
+
+fn note_position(outcome: &mut PartOutcome, index: u32, vbucket: VBucketId, replica: &Replica, offset: Offset) {
+    if let Some(last) = outcome.positions.last_mut()
+        && last.first + last.count == index
+        && last.vbucket == u32::from(vbucket.0)
+        && last.offset + u64::from(last.count) == offset.0
+    {
+        last.count += 1;
+        return;
+    }
+    outcome.positions.push(v1::Position {
+        first: index,
+        count: 1,
+        vbucket: u32::from(vbucket.0),
+        lineage: replica.log().lineage().0,
+        epoch: replica.epoch().0,
+        offset: offset.0,
+    });
+}
+
+/// The outcome of a part of which nothing was stored.
+fn refused(push: &Push, owns: impl Fn(&wire::Entry) -> bool, reason: &Arc<str>) -> PartOutcome {
+    let exceptions = push.entries.iter().filter(|entry| owns(entry)).map(|entry| Exception {
+        index: entry.index,
+        kind: ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_string() },
+    });
+    PartOutcome { exceptions: exceptions.collect(), positions: Vec::new() }
+}
