@@ -1,1 +1,27 @@
-fn main() {}
+//! The `broky` command.
+
+mod args;
+mod bench;
+mod demo;
+mod exit;
+mod push;
+mod serve;
+mod status;
+mod sub;
+mod units;
+
+use clap::Parser as _;
+
+use args::{Args, Command};
+
+fn main() -> std::process::ExitCode {
+    let outcome = match Args::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Push(args) => push::run(&args),
+        Command::Sub(args) => sub::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    exit::code_of(outcome)
+}

@@ -1,0 +1,155 @@
+//! The command line, parsed in one place.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::bench::BenchArgs;
+use crate::units::parse_bytes;
+
+/// A clustered, in-memory push/subscribe broker: replicated before anyone sees it, and never lost in silence.
+#[derive(Debug, Parser)]
+#[command(name = "broky", version, max_term_width = 110)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// See it work: starts a node, pushes real lines, subscribes with patterns, and gives a verdict.
+    Demo(DemoArgs),
+    /// Run a node.
+    Serve(ServeArgs),
+    /// Push stdin as messages.
+    Push(PushArgs),
+    /// Subscribe, and write messages to stdout.
+    Sub(SubArgs),
+    /// Show a node: memory, connections, traffic, vbuckets.
+    Status(StatusArgs),
+    /// Measure a broker.
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoArgs {
+    /// A file whose lines are pushed. Default: a log is made up.
+    pub(crate) file: Option<PathBuf>,
+    /// How many lines to push, over and over if the file has fewer.
+    #[arg(long, default_value_t = 2_000_000)]
+    pub(crate) lines: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// The node's name. Default: the host's name.
+    #[arg(long, env = "BROKY_NAME")]
+    pub(crate) name: Option<String>,
+    /// Where clients connect.
+    #[arg(long, env = "BROKY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    pub(crate) listen: SocketAddr,
+    /// Where /metrics, /healthz, /readyz and /status are served over HTTP.
+    #[arg(long, env = "BROKY_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7402")]
+    pub(crate) admin_listen: SocketAddr,
+    /// The host:port that clients are told. Default: what --listen is bound to.
+    #[arg(long, env = "BROKY_ADVERTISE", value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// Memory for messages; the oldest go when it is full. At least 16MiB for each worker thread.
+    #[arg(long, env = "BROKY_MEMORY", value_name = "SIZE", default_value = "512MiB", value_parser = parse_bytes)]
+    pub(crate) memory: usize,
+    /// The longest message taken.
+    #[arg(long, env = "BROKY_MESSAGE_MAX", value_name = "SIZE", default_value = "1MiB", value_parser = parse_bytes)]
+    pub(crate) message_max: usize,
+    /// Slots of the token ring, fixed at the cluster's birth: a power of two up to 32768.
+    #[arg(long, env = "BROKY_VBUCKETS", value_name = "COUNT", default_value_t = 1024)]
+    pub(crate) vbuckets: u32,
+    /// Worker threads. Default: one less than there are cores, at least one.
+    #[arg(long, env = "BROKY_WORKERS", value_name = "COUNT", hide = true)]
+    pub(crate) workers: Option<u16>,
+    /// Allow an address other hosts can reach, although nothing is encrypted and nobody is asked who they are.
+    #[arg(long, env = "BROKY_INSECURE")]
+    pub(crate) insecure: bool,
+}
+
+/// How stdin becomes messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Chunk {
+    /// A message per line, without its end.
+    Lines,
+    /// A message per block of bytes, as they are.
+    Raw,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PushArgs {
+    /// The key of every message: what subscribers match.
+    pub(crate) key: String,
+    /// Nodes to connect to: host:port, separated by commas.
+    #[arg(long, env = "BROKY_SERVER", value_name = "ADDR,..", value_delimiter = ',', default_value = "127.0.0.1:7400")]
+    pub(crate) server: Vec<String>,
+    /// The key_partition of every message: those of one keep their order. Default: the key.
+    #[arg(long, value_name = "KP")]
+    pub(crate) partition: Option<String>,
+    /// How stdin becomes messages.
+    #[arg(long, value_enum, default_value_t = Chunk::Lines)]
+    pub(crate) chunk: Chunk,
+    /// Bytes of a message with --chunk raw.
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = parse_bytes)]
+    pub(crate) block_size: usize,
+    /// Messages per second, at the most.
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<u64>,
+    /// Say nothing but errors.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// What is written for a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// The payload's bytes, nothing between messages: what `push --chunk raw` sent.
+    Payload,
+    /// The payload and a line feed: what `push --chunk lines` sent.
+    Lines,
+    /// An object per line with every field; binary as base64.
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SubArgs {
+    /// What keys to match: `*` any run of bytes, `?` one byte, `\` escapes. Default: all.
+    #[arg(default_value = "*")]
+    pub(crate) pattern: Vec<String>,
+    /// Nodes to connect to: host:port, separated by commas.
+    #[arg(long, env = "BROKY_SERVER", value_name = "ADDR,..", value_delimiter = ',', default_value = "127.0.0.1:7400")]
+    pub(crate) server: Vec<String>,
+    /// Where to begin: `live`, `earliest`, or a file in which the position is kept: read if it is there, written at the end.
+    #[arg(long, value_name = "live|earliest|FILE", default_value = "live")]
+    pub(crate) from: String,
+    /// What is written for a message.
+    #[arg(long, value_enum, default_value_t = Format::Lines)]
+    pub(crate) format: Format,
+    /// End after this many messages.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Only messages of these key_partitions; may be given more than once.
+    #[arg(long, value_name = "KP")]
+    pub(crate) partition: Vec<String>,
+    /// End with an error rather than skip what this reader was too slow for.
+    #[arg(long)]
+    pub(crate) no_skip: bool,
+    /// Share the messages with the group's other members.
+    #[arg(long, value_name = "G")]
+    pub(crate) group: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// A node's admin address.
+    #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402")]
+    pub(crate) admin: SocketAddr,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,161 @@
+//! One batch: the bytes of its messages, and what is known about them.
+
+use std::sync::Arc;
+
+use broky_proto::frame::{PREFIX_LEN, prefix};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::error::PushError;
+use super::ticket::{Outcomes, Settled, Ticket};
+use crate::encode::{Encoder, OPTIONS_BYTES_MAX, Options, append_options};
+
+/// Buffers kept for the next batches, at most.
+const SPARE_MAX: usize = 8;
+
+/// Buffers of settled batches, to be used again: a batch costs no allocation of its size, and its memory is warm.
+#[derive(Default, Debug)]
+pub(crate) struct Spare(Vec<Vec<u8>>);
+
+impl Spare {
+    /// An empty buffer with room for a batch of `batch_bytes_max` and its frame.
+    fn take(&mut self, batch_bytes_max: usize) -> Vec<u8> {
+        let mut buffer = self
+            .0
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(PREFIX_LEN + batch_bytes_max + OPTIONS_BYTES_MAX));
+        buffer.extend_from_slice(&[0; PREFIX_LEN]);
+        buffer
+    }
+
+    fn give(&mut self, mut buffer: Vec<u8>, batch_bytes_max: usize) {
+        // A buffer that grew for one large message is not kept for small ones.
+        if self.0.len() < SPARE_MAX && buffer.capacity() <= 2 * (PREFIX_LEN + batch_bytes_max + OPTIONS_BYTES_MAX) {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Body {
+    /// Room for the prefix, and messages. Not sent yet: which producer id and sequence it goes under is open.
+    Open(Vec<u8>),
+    /// A framed request. From now on the same bytes are sent at each attempt.
+    Framed(Bytes),
+    /// Settled.
+    Gone,
+}
+
+/// A run of messages that travel together. Counts are of messages, `charge` is in bytes.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    body: Body,
+    pub(super) messages: u32,
+    /// Messages without an outcome.
+    pub(super) unsettled: u32,
+    /// What it takes of the in-flight window.
+    pub(super) charge: usize,
+    pub(super) deadline: Instant,
+    pub(super) outcomes: Arc<Outcomes>,
+    /// Whether an attempt may have stored messages without our having heard of it.
+    pub(super) is_in_doubt: bool,
+    /// The last refusal of one of its messages that asked for a retry.
+    pub(super) refusal: Option<PushError>,
+}
+
+impl Batch {
+    pub(super) fn new(spare: &mut Spare, batch_bytes_max: usize, deadline: Instant) -> Self {
+        Self {
+            body: Body::Open(spare.take(batch_bytes_max)),
+            messages: 0,
+            unsettled: 0,
+            charge: 0,
+            deadline,
+            outcomes: Arc::default(),
+            is_in_doubt: false,
+            refusal: None,
+        }
+    }
+
+    /// Appends a message.
+    ///
+    /// # Panics
+    /// When the batch was sent already.
+    #[inline]
+    pub(super) fn append(&mut self, message: &Encoder<'_>) -> Ticket {
+        let Body::Open(buffer) = &mut self.body else { panic!("only a batch that was never sent grows") };
+        message.append(buffer);
+        let ticket = Ticket::new(&self.outcomes, self.messages);
+        self.messages += 1;
+        self.unsettled += 1;
+        self.charge += message.field_len();
+        ticket
+    }
+
+    pub(super) fn was_sent(&self) -> bool {
+        !matches!(self.body, Body::Open(_))
+    }
+
+    /// The framed request. Its options are fixed at the first call; `options` is asked for them then.
+    ///
+    /// # Panics
+    /// When the batch is settled: there is nothing to send.
+    pub(super) fn request(&mut self, options: impl FnOnce() -> Options) -> Bytes {
+        let framed = match std::mem::replace(&mut self.body, Body::Gone) {
+            Body::Open(mut buffer) => {
+                append_options(&mut buffer, options());
+                let header = prefix(buffer.len() - PREFIX_LEN);
+                if let Some(place) = buffer.first_chunk_mut() {
+                    *place = header;
+                }
+                Bytes::from(buffer)
+            }
+            Body::Framed(framed) => framed,
+            Body::Gone => panic!("a settled batch is not sent"),
+        };
+        self.body = Body::Framed(framed.clone());
+        framed
+    }
+
+    /// Whether a message of this run has no outcome.
+    pub(super) fn has_unsettled(&self, first: u32, count: u32) -> bool {
+        self.unsettled == self.messages || (self.unsettled > 0 && self.outcomes.has_unsettled(first, count))
+    }
+
+    /// Settles the messages of this run that have no outcome; returns how many those were.
+    pub(super) fn settle_run(&mut self, first: u32, count: u32, outcome: &Settled) -> u32 {
+        if count == self.messages && self.unsettled == self.messages {
+            return self.settle_rest(outcome.clone());
+        }
+        let settled = self.outcomes.settle(first, count, self.messages, outcome);
+        self.unsettled -= settled;
+        settled
+    }
+
+    /// Settles every message without an outcome; returns how many those were.
+    pub(super) fn settle_rest(&mut self, outcome: Settled) -> u32 {
+        self.outcomes.settle_rest(outcome);
+        std::mem::take(&mut self.unsettled)
+    }
+
+    /// Gives back the memory of a batch whose messages are all settled. Returns the bytes it took of the window.
+    pub(super) fn release_if_settled(&mut self, spare: &mut Spare, batch_bytes_max: usize) -> usize {
+        if self.unsettled > 0 {
+            return 0;
+        }
+        match std::mem::replace(&mut self.body, Body::Gone) {
+            Body::Open(buffer) => spare.give(buffer, batch_bytes_max),
+            // The transport has dropped its handle by now, except when the stream broke.
+            Body::Framed(framed) => {
+                if let Ok(mut buffer) = framed.try_into_mut() {
+                    // An empty one becomes a vector without its content being moved onto itself.
+                    buffer.clear();
+                    spare.give(buffer.into(), batch_bytes_max);
+                }
+            }
+            Body::Gone => {}
+        }
+        std::mem::take(&mut self.charge)
+    }
+}

@@ -1,0 +1,140 @@
+//! Pushing: [`Producer`], its options, outcomes and errors.
+//!
+//! From the caller inwards: [`Producer::push`] encodes into the open batch of the [`lane::Lane`], whose
+//! [`window::Window`] decides what is sent and what an answer means; the transport takes batches from the lane when it
+//! can send; the [`driver::Driver`] keeps the stream up and feeds answers back.
+
+mod batch;
+mod driver;
+mod error;
+mod lane;
+mod options;
+mod ticket;
+mod window;
+
+use std::sync::Arc;
+
+use self::driver::Driver;
+pub(crate) use self::lane::Lane;
+pub use self::error::PushError;
+pub use self::options::ProducerOptions;
+pub use self::ticket::{Position, Receipt, Ticket};
+pub use self::window::FlushSummary;
+use crate::backoff::Backoff;
+use crate::encode::Encoder;
+use crate::message::AsMessage;
+use crate::transport::Pool;
+
+/// A pipelined, deduplicated stream of pushes.
+///
+/// Messages of one producer and one `key_partition` are stored in the order they were pushed, each once, whatever
+/// breaks in between. A message is sent at once when the stream is idle; under load messages travel in batches that grow
+/// by themselves. There is no timer to tune.
+///
+/// It can be shared between tasks, by reference or in an `Arc`. Dropping it lets what was pushed be sent in the
+/// background, as long as the runtime lives; [`Producer::close`] waits for that.
+#[derive(Debug)]
+pub struct Producer {
+    lane: Arc<Lane>,
+    message_bytes_max: usize,
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").field("summary", &self.summary()).finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    /// Starts the producer's task on the current runtime.
+    pub(crate) fn start(options: ProducerOptions, pool: Arc<Pool>, backoff: Backoff) -> Self {
+        let options = options.clamped();
+        let message_bytes_max = options.message_bytes_max;
+        let patience = options.delivery_timeout.min(options.silence_timeout);
+        let lane = Arc::new(Lane::new(options));
+        tokio::spawn(Driver::new(Arc::clone(&lane), pool, backoff, patience).run());
+        Self { lane, message_bytes_max }
+    }
+
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    /// Appends a message to the open batch and returns the ticket for its outcome. Waits only while the in-flight window
+    /// is full. Messages pushed one after the other keep their order.
+    ///
+    /// Cancelling it (dropping the future before it is ready) either pushed the message or did not; a ticket dropped
+    /// with it cannot tell.
+    ///
+    /// # Errors
+    /// [`PushError::MessageTooLarge`] and [`PushError::Closed`]; in both cases nothing was sent. Everything else arrives
+    /// through the ticket.
+    #[inline]
+    pub async fn push(&self, message: impl AsMessage) -> Result<Ticket, PushError> {
+        let message = self.encoder(&message)?;
+        let (ticket, is_closed) = match self.lane.append(&message) {
+            Err(PushError::WouldBlock) => self.lane.when_room(|| self.lane.append(&message)).await?,
+            outcome => outcome?,
+        };
+        if is_closed {
+            // Lets the transport have the full batch while it is warm. A loop that only pushes would otherwise fill the
+            // whole window before the transport runs.
+            tokio::task::yield_now().await;
+        }
+        Ok(ticket)
+    }
+
+    /// As [`Producer::push`], without waiting.
+    ///
+    /// # Errors
+    /// As `push`, and [`PushError::WouldBlock`] when the in-flight window is full.
+    #[inline]
+    pub fn try_push(&self, message: impl AsMessage) -> Result<Ticket, PushError> {
+        let message = self.encoder(&message)?;
+        Ok(self.lane.append(&message)?.0)
+    }
+
+    /// Pushes a message and waits for its outcome.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub async fn send(&self, message: impl AsMessage) -> Result<Receipt, PushError> {
+        self.push(message).await?.await
+    }
+
+    /// Waits until everything pushed before the call has an outcome, which takes the delivery timeout at the most.
+    /// Returns the counts since the producer was made.
+    pub async fn flush(&self) -> FlushSummary {
+        self.lane.flush().await
+    }
+
+    /// The counts of settled messages since the producer was made.
+    #[must_use]
+    pub fn summary(&self) -> FlushSummary {
+        self.lane.summary()
+    }
+
+    /// Takes no more messages, waits until everything pushed has an outcome, and ends the stream.
+    pub async fn close(self) -> FlushSummary {
+        self.lane.close();
+        self.lane.finished().await
+    }
+
+    #[inline]
+    fn encoder<'a>(&self, message: &'a impl AsMessage) -> Result<Encoder<'a>, PushError> {
+        let encoder = Encoder::new(message.as_message());
+        if encoder.message_len() > self.message_bytes_max {
+            return Err(PushError::MessageTooLarge {
+                bytes: encoder.message_len(),
+                bytes_max: self.message_bytes_max,
+            });
+        }
+        Ok(encoder)
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.lane.close();
+    }
+}

@@ -1,0 +1,249 @@
+//! The window against a model of a broker, under random breaks, refusals and lost answers.
+//!
+//! What must hold whatever happens: each message has one outcome; what is committed is stored once; what is rejected is
+//! not stored; messages of one vbucket are stored in the order they were pushed.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use broky_proto::frame::PREFIX_LEN;
+use broky_proto::v1::{Outcome, PushRequest};
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::*;
+use crate::message::MessageRef;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push(u8),
+    Send,
+    /// The broker takes the oldest request; vbuckets in the mask are refused.
+    Store { refuse: u8 },
+    /// As `Store`, and it cannot tell what became of them.
+    StoreUnknown,
+    /// The oldest answer on its way arrives.
+    Answer,
+    Retry,
+    /// The broker takes this many requests, whose answers are lost with the stream.
+    Break(usize),
+    Connect,
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3_u8).prop_map(Step::Push),
+        4 => Just(Step::Send),
+        4 => prop_oneof![4 => Just(0_u8), 1 => 1..8_u8].prop_map(|refuse| Step::Store { refuse }),
+        1 => Just(Step::StoreUnknown),
+        4 => Just(Step::Answer),
+        2 => Just(Step::Retry),
+        1 => (0..3_usize).prop_map(Step::Break),
+        2 => Just(Step::Connect),
+        1 => (0..20_u64).prop_map(Step::Pass),
+    ]
+}
+
+/// A broker as docs and proto describe it.
+#[derive(Default)]
+struct Model {
+    stored: Vec<(u8, u64)>,
+    known: HashSet<(u64, u64)>,
+    /// Lowest refused sequence by producer and vbucket.
+    refused: HashMap<(u64, u8), u64>,
+}
+
+impl Model {
+    fn store(&mut self, request: &PushRequest, refuse: u8) -> PushResponse {
+        let outcomes = request.messages.iter().zip(0_u32..).map(|(message, index)| {
+            let vbucket = message.key[0];
+            let number = u64::from_le_bytes(message.payload[..].try_into().unwrap());
+            let id = (request.producer_id, request.sequence + u64::from(index));
+            let lane = (request.producer_id, vbucket);
+            let duplicate = self.known.contains(&id);
+            let is_ahead = self.refused.get(&lane).is_some_and(|refused| *refused < id.1);
+            let code = match (duplicate, refuse >> vbucket & 1, is_ahead) {
+                (true, ..) | (false, 0, false) => None,
+                (false, 0, true) => Some(ErrorCode::OutOfSequence),
+                (false, ..) => Some(ErrorCode::NotEnoughReplicas),
+            };
+            if let Some(code) = code {
+                let lowest = self.refused.entry(lane).or_insert(id.1);
+                *lowest = id.1.min(*lowest);
+                let kind = OutcomeKind::Rejected.into();
+                return Outcome { first: index, count: 1, kind, code: code.into(), retry: true, ..Outcome::default() };
+            }
+            if !duplicate {
+                self.known.insert(id);
+                self.stored.push((vbucket, number));
+                self.refused.retain(|key, refused| (*key, *refused) != (lane, id.1));
+            }
+            let kind = OutcomeKind::Committed.into();
+            Outcome { first: index, count: 1, kind, duplicate, ..Outcome::default() }
+        });
+        let outcomes = outcomes.collect();
+        PushResponse { outcomes, positions: Vec::new() }
+    }
+}
+
+struct World {
+    window: Window,
+    model: Model,
+    requests: VecDeque<PushRequest>,
+    answers: VecDeque<PushResponse>,
+    tickets: Vec<Ticket>,
+    now: Instant,
+    fresh: u64,
+    is_connected: bool,
+    wants_retry: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let options = ProducerOptions {
+            batch_bytes_max: 64,
+            in_flight_bytes_max: 400,
+            delivery_timeout: Duration::from_secs(30),
+            ..ProducerOptions::default()
+        };
+        Self {
+            window: Window::new(options, ProducerId(1)),
+            model: Model::default(),
+            requests: VecDeque::new(),
+            answers: VecDeque::new(),
+            tickets: Vec::new(),
+            now: Instant::now(),
+            fresh: 1,
+            is_connected: false,
+            wants_retry: false,
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Push(vbucket) => self.push(vbucket),
+            Step::Send => self.send(),
+            Step::Store { refuse } => self.store(refuse, false),
+            Step::StoreUnknown => self.store(0, true),
+            Step::Answer => self.answer(),
+            Step::Retry => {
+                if std::mem::take(&mut self.wants_retry) {
+                    self.window.handle_retry();
+                }
+            }
+            Step::Break(stored) => self.disconnect(stored),
+            Step::Connect => self.connect(),
+            Step::Pass(seconds) => {
+                self.now += Duration::from_secs(seconds);
+                if self.window.handle_timeout(self.now, "the test") {
+                    self.disconnect(1);
+                }
+            }
+        }
+        self.window.check_invariants();
+    }
+
+    fn push(&mut self, vbucket: u8) {
+        let number = (self.tickets.len() as u64).to_le_bytes();
+        let key = [vbucket];
+        let message = Encoder::new(MessageRef::new(&key, &number));
+        if self.window.has_room(message.field_len()) {
+            let now = self.now;
+            self.tickets.push(self.window.append(&message, || now).0);
+        }
+    }
+
+    fn send(&mut self) {
+        let fresh = &mut self.fresh;
+        let request = self.window.next_request(|| {
+            *fresh += 1;
+            ProducerId(*fresh)
+        });
+        self.requests.extend(request.map(|framed| PushRequest::decode(&framed[PREFIX_LEN..]).unwrap()));
+    }
+
+    fn store(&mut self, refuse: u8, is_unknown: bool) {
+        let Some(request) = self.requests.pop_front() else { return };
+        let mut response = self.model.store(&request, refuse);
+        if is_unknown {
+            let kind = OutcomeKind::Unknown.into();
+            let count = u32::try_from(request.messages.len()).unwrap();
+            response.outcomes = vec![Outcome { first: 0, count, kind, ..Outcome::default() }];
+        }
+        self.answers.push_back(response);
+    }
+
+    fn answer(&mut self) {
+        let Some(response) = self.answers.pop_front() else { return };
+        match self.window.handle_response(response).unwrap() {
+            Next::Continue => {}
+            Next::Wait => self.wants_retry = true,
+            Next::Leave => self.disconnect(0),
+        }
+    }
+
+    fn disconnect(&mut self, stored: usize) {
+        for _ in 0..stored {
+            self.store(0, false);
+        }
+        self.requests.clear();
+        self.answers.clear();
+        self.window.handle_disconnect();
+        self.is_connected = false;
+        self.wants_retry = false;
+    }
+
+    fn connect(&mut self) {
+        if !self.is_connected {
+            self.is_connected = true;
+            self.window.handle_connect();
+        }
+    }
+
+    /// Lets everything go well from now on, until all is settled. What was sent behind something given up may stay
+    /// refused until its own deadline.
+    fn settle(&mut self) {
+        self.window.hurry();
+        for round in 0..400 {
+            if self.window.is_empty() {
+                return;
+            }
+            for step in [Step::Connect, Step::Retry, Step::Send, Step::Store { refuse: 0 }, Step::Answer] {
+                self.step(step);
+            }
+            self.step(Step::Pass(if round < 200 { 0 } else { 1 }));
+        }
+        panic!("not settled: {:?}", self.window);
+    }
+
+    fn check(&self) {
+        let mut last = HashMap::new();
+        for (vbucket, number) in &self.model.stored {
+            let before = last.insert(vbucket, number);
+            assert!(before.is_none_or(|before| before < number), "vbucket {vbucket}: {number} behind {before:?}");
+        }
+        for (ticket, number) in self.tickets.iter().zip(0_u64..) {
+            let is_stored = self.model.stored.iter().any(|(_, stored)| *stored == number);
+            match ticket.outcome().expect("an outcome") {
+                Ok(_) => assert!(is_stored, "{number} is committed"),
+                Err(PushError::Unknown { .. }) => {}
+                Err(_) => assert!(!is_stored, "{number} is rejected"),
+            }
+        }
+        let summary = self.window.summary();
+        assert_eq!(summary.committed + summary.rejected + summary.unknown, self.tickets.len() as u64);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn every_message_is_settled_once_and_truly(steps in prop::collection::vec(step(), 0..120)) {
+        let mut world = World::new();
+        steps.into_iter().for_each(|step| world.step(step));
+        world.settle();
+        world.check();
+    }
+}

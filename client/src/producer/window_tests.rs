@@ -1,0 +1,382 @@
+use std::time::Duration;
+
+use broky_proto::frame::PREFIX_LEN;
+use broky_proto::v1::{Outcome, PushRequest};
+use prost::Message as _;
+
+use super::*;
+use crate::message::{AsMessage as _, Message};
+use crate::producer::ticket::Receipt;
+
+const COMMITTED: Result<Receipt, PushError> = Ok(Receipt { position: None, duplicate: false });
+
+/// A window with a stream, the tickets of what was pushed, and a clock.
+struct Bench {
+    window: Window,
+    tickets: Vec<Ticket>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(options: ProducerOptions) -> Self {
+        let mut window = Window::new(options, ProducerId(77));
+        window.handle_connect();
+        Self { window, tickets: Vec::new(), now: Instant::now() }
+    }
+
+    fn push(&mut self, payload: &str) {
+        let message = Message::new("k", payload.to_owned());
+        let now = self.now;
+        let (ticket, _) = self.window.append(&Encoder::new(message.as_message()), || now);
+        self.tickets.push(ticket);
+        self.window.check_invariants();
+    }
+
+    /// Pushes each as a batch of its own and sends it.
+    fn send_each(&mut self, payloads: &[&str]) {
+        for payload in payloads {
+            self.push(payload);
+            self.window.hurry();
+            self.send().expect("a request");
+        }
+    }
+
+    fn send(&mut self) -> Option<PushRequest> {
+        let framed = self.window.next_request(|| ProducerId(99))?;
+        self.window.check_invariants();
+        Some(PushRequest::decode(&framed[PREFIX_LEN..]).unwrap())
+    }
+
+    fn send_all(&mut self) -> Vec<(u64, Vec<String>)> {
+        std::iter::from_fn(|| self.send()).map(|request| (request.sequence, payloads(&request))).collect()
+    }
+
+    fn answer(&mut self, outcomes: Vec<Outcome>) -> Next {
+        let next = self.window.handle_response(PushResponse { outcomes, positions: Vec::new() }).unwrap();
+        self.window.check_invariants();
+        next
+    }
+
+    fn outcome(&self, at: usize) -> Option<Result<Receipt, PushError>> {
+        self.tickets[at].outcome()
+    }
+
+    fn pass(&mut self, time: Duration) -> bool {
+        self.now += time;
+        let is_owed = self.window.handle_timeout(self.now, "the test");
+        self.window.check_invariants();
+        is_owed
+    }
+}
+
+fn payloads(request: &PushRequest) -> Vec<String> {
+    request.messages.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
+}
+
+fn batch(sequence: u64, payloads: &[&str]) -> (u64, Vec<String>) {
+    (sequence, payloads.iter().map(ToString::to_string).collect())
+}
+
+fn outcome(first: u32, count: u32, kind: OutcomeKind) -> Outcome {
+    Outcome { first, count, kind: kind.into(), ..Outcome::default() }
+}
+
+fn committed(first: u32, count: u32) -> Outcome {
+    outcome(first, count, OutcomeKind::Committed)
+}
+
+fn refused(first: u32, count: u32, code: ErrorCode) -> Outcome {
+    let retry = code.is_retryable();
+    Outcome { code: code.into(), retry, ..outcome(first, count, OutcomeKind::Rejected) }
+}
+
+fn eager() -> ProducerOptions {
+    ProducerOptions { unanswered_requests_max: 100, ..ProducerOptions::default() }
+}
+
+#[test]
+fn idle_stream_gets_a_batch_at_once() {
+    let mut bench = Bench::new(ProducerOptions::default());
+    assert!(!bench.window.has_request());
+    bench.push("a");
+    assert_eq!(bench.send_all(), [batch(1, &["a"])]);
+}
+
+#[test]
+fn batch_grows_while_enough_requests_are_unanswered() {
+    let mut bench = Bench::new(ProducerOptions { unanswered_requests_max: 1, ..ProducerOptions::default() });
+    bench.send_each(&["a"]);
+    bench.push("b");
+    bench.push("c");
+    assert_eq!(bench.send_all(), []);
+    bench.answer(vec![committed(0, 1)]);
+    assert_eq!(bench.send_all(), [batch(2, &["b", "c"])]);
+    assert_eq!(bench.outcome(0), Some(COMMITTED));
+    assert_eq!(bench.outcome(1), None);
+}
+
+#[test]
+fn hurried_batch_does_not_wait_for_answers() {
+    let mut bench = Bench::new(ProducerOptions { unanswered_requests_max: 1, ..ProducerOptions::default() });
+    bench.send_each(&["a"]);
+    bench.push("b");
+    let mark = bench.window.hurry();
+    assert_eq!(bench.send_all(), [batch(2, &["b"])]);
+    bench.answer(vec![committed(0, 1)]);
+    assert!(!bench.window.is_settled(mark));
+    bench.answer(vec![committed(0, 1)]);
+    assert!(bench.window.is_settled(mark));
+}
+
+#[test]
+fn full_batch_is_closed_and_room_runs_out() {
+    let options = ProducerOptions { batch_bytes_max: 1024, in_flight_bytes_max: 2048, ..ProducerOptions::default() };
+    let mut bench = Bench::new(options);
+    let payload = "x".repeat(500);
+    while bench.window.has_room(510) {
+        bench.push(&payload);
+    }
+    assert_eq!(bench.tickets.len(), 4);
+    assert_eq!(bench.send_all().len(), 2);
+    assert!(!bench.window.has_room(510));
+    bench.answer(vec![committed(0, 2)]);
+    assert!(bench.window.has_room(510));
+}
+
+#[test]
+fn batch_holds_no_more_messages_than_a_request_may() {
+    let mut bench = Bench::new(ProducerOptions { batch_bytes_max: 4 << 20, ..ProducerOptions::default() });
+    for _ in 0..=BATCH_MESSAGES_MAX {
+        let (ticket, _) = bench.window.append(&Encoder::new(crate::MessageRef::default()), Instant::now);
+        drop(ticket);
+    }
+    assert_eq!(bench.send().unwrap().messages.len(), BATCH_MESSAGES_MAX);
+    assert_eq!(bench.send().unwrap().messages.len(), 1);
+}
+
+#[test]
+fn message_larger_than_the_window_goes_when_it_is_alone() {
+    let mut bench = Bench::new(ProducerOptions { in_flight_bytes_max: 10, ..ProducerOptions::default() });
+    assert!(bench.window.has_room(1000));
+    bench.push(&"x".repeat(1000));
+    assert!(!bench.window.has_room(1));
+    bench.send_all();
+    bench.answer(vec![committed(0, 1)]);
+    assert!(bench.window.has_room(1000));
+}
+
+#[test]
+fn break_sends_the_unanswered_again_in_order_before_anything_new() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a", "b", "c"]);
+    bench.answer(vec![committed(0, 1)]);
+    bench.push("d");
+    bench.window.handle_disconnect();
+    assert_eq!(bench.send_all(), []);
+    bench.window.handle_connect();
+    assert_eq!(bench.send_all(), [batch(2, &["b"]), batch(3, &["c"]), batch(4, &["d"])]);
+}
+
+#[test]
+fn refused_message_is_probed_alone_before_what_is_behind_it() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a", "b", "c"]);
+    bench.push("d");
+    assert_eq!(bench.answer(vec![refused(0, 1, ErrorCode::NotEnoughReplicas)]), Next::Continue);
+    assert_eq!(bench.send_all(), [], "nothing new overtakes what was refused");
+    assert_eq!(bench.answer(vec![refused(0, 1, ErrorCode::OutOfSequence)]), Next::Continue);
+    assert_eq!(bench.answer(vec![committed(0, 1)]), Next::Wait);
+    bench.window.handle_retry();
+    assert_eq!(bench.send_all(), [batch(1, &["a"])]);
+    assert_eq!(bench.answer(vec![committed(0, 1)]), Next::Continue);
+    assert_eq!(bench.send_all(), [batch(2, &["b"]), batch(4, &["d"])]);
+}
+
+#[test]
+fn refused_probe_waits_again() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a", "b"]);
+    bench.answer(vec![refused(0, 1, ErrorCode::NotLeader)]);
+    bench.answer(vec![refused(0, 1, ErrorCode::OutOfSequence)]);
+    for _ in 0..3 {
+        bench.window.handle_retry();
+        assert_eq!(bench.send_all(), [batch(1, &["a"])]);
+        assert_eq!(bench.answer(vec![refused(0, 1, ErrorCode::NotLeader)]), Next::Wait);
+    }
+}
+
+#[test]
+fn node_that_shuts_down_is_left() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a", "b"]);
+    assert_eq!(bench.answer(vec![refused(0, 1, ErrorCode::ShuttingDown)]), Next::Continue);
+    assert_eq!(bench.answer(vec![refused(0, 1, ErrorCode::ShuttingDown)]), Next::Leave);
+}
+
+#[test]
+fn first_outcome_of_a_message_stands() {
+    let mut bench = Bench::new(eager());
+    bench.push("a");
+    bench.push("b");
+    bench.send_all();
+    assert_eq!(bench.answer(vec![committed(0, 1), refused(1, 1, ErrorCode::NotLeader)]), Next::Wait);
+    assert_eq!((bench.outcome(0), bench.outcome(1)), (Some(COMMITTED), None));
+    bench.window.handle_retry();
+    assert_eq!(bench.send_all(), [batch(1, &["a", "b"])]);
+    let duplicate = Outcome { duplicate: true, ..committed(0, 1) };
+    bench.answer(vec![duplicate, committed(1, 1)]);
+    assert_eq!((bench.outcome(0), bench.outcome(1)), (Some(COMMITTED), Some(COMMITTED)));
+    assert_eq!(bench.window.summary(), FlushSummary { committed: 2, ..FlushSummary::default() });
+}
+
+#[test]
+fn refusal_of_what_is_settled_asks_for_nothing() {
+    let mut bench = Bench::new(eager());
+    bench.push("a");
+    bench.push("b");
+    bench.send_all();
+    bench.answer(vec![committed(0, 1), refused(1, 1, ErrorCode::NotLeader)]);
+    bench.window.handle_retry();
+    bench.send_all();
+    assert_eq!(bench.answer(vec![refused(0, 1, ErrorCode::OutOfSequence), committed(1, 1)]), Next::Continue);
+    assert!(bench.window.is_empty());
+}
+
+#[test]
+fn final_refusal_settles_at_once_and_alone() {
+    let mut bench = Bench::new(eager());
+    ["a", "b", "c"].iter().for_each(|payload| bench.push(payload));
+    bench.send_all();
+    let outcomes = vec![committed(0, 1), refused(1, 1, ErrorCode::MessageTooLarge), committed(2, 1)];
+    assert_eq!(bench.answer(outcomes), Next::Continue);
+    let code = |outcome| match outcome {
+        Some(Err(PushError::Rejected { code, retry: false, .. })) => Some(code),
+        _ => None,
+    };
+    assert_eq!(code(bench.outcome(1)), Some(ErrorCode::MessageTooLarge));
+    assert_eq!((bench.outcome(0), bench.outcome(2)), (Some(COMMITTED), Some(COMMITTED)));
+}
+
+#[test]
+fn final_refusal_after_an_unanswered_attempt_is_unknown() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a"]);
+    bench.window.handle_disconnect();
+    bench.window.handle_connect();
+    bench.send_all();
+    bench.answer(vec![refused(0, 1, ErrorCode::MessageTooLarge)]);
+    assert!(bench.outcome(0).unwrap().unwrap_err().is_unknown());
+}
+
+#[test]
+fn unknown_answer_is_retried() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a"]);
+    assert_eq!(bench.answer(vec![outcome(0, 1, OutcomeKind::Unknown)]), Next::Wait);
+    bench.window.handle_retry();
+    assert_eq!(bench.send_all(), [batch(1, &["a"])]);
+    bench.answer(vec![Outcome { duplicate: true, ..committed(0, 1) }]);
+    assert_eq!(bench.outcome(0), Some(Ok(Receipt { position: None, duplicate: true })));
+    assert_eq!(bench.window.summary().duplicates, 1);
+}
+
+#[test]
+fn message_that_was_never_sent_is_reported_as_such() {
+    let mut bench = Bench::new(eager());
+    bench.window.handle_disconnect();
+    bench.push("a");
+    assert!(!bench.pass(Duration::from_secs(29)));
+    assert_eq!(bench.outcome(0), None);
+    assert!(!bench.pass(Duration::from_secs(1)));
+    assert!(matches!(bench.outcome(0), Some(Err(PushError::NotSent { .. }))));
+    assert!(bench.window.is_empty());
+}
+
+#[test]
+fn message_without_an_answer_is_unknown_and_the_stream_is_left() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a"]);
+    assert!(bench.pass(Duration::from_secs(30)));
+    assert!(bench.outcome(0).unwrap().unwrap_err().is_unknown());
+    assert_eq!(bench.answer(vec![committed(0, 1)]), Next::Continue, "a late answer changes nothing");
+    assert_eq!(bench.window.summary(), FlushSummary { unknown: 1, ..FlushSummary::default() });
+}
+
+#[test]
+fn message_refused_until_the_deadline_is_rejected() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a"]);
+    bench.answer(vec![refused(0, 1, ErrorCode::NotEnoughReplicas)]);
+    assert!(!bench.pass(Duration::from_secs(30)));
+    assert!(matches!(bench.outcome(0), Some(Err(PushError::Rejected { retry: true, .. }))));
+}
+
+#[test]
+fn after_giving_up_new_batches_go_under_a_new_id_and_sent_ones_keep_theirs() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a"]);
+    bench.pass(Duration::from_secs(20));
+    bench.send_each(&["b"]);
+    bench.push("c");
+    bench.answer(vec![refused(0, 1, ErrorCode::NotEnoughReplicas)]);
+    bench.answer(vec![refused(0, 1, ErrorCode::OutOfSequence)]);
+    bench.pass(Duration::from_secs(10));
+    bench.window.handle_retry();
+    let b = bench.send().unwrap();
+    assert_eq!((b.producer_id, b.sequence, payloads(&b)), (77, 2, vec!["b".to_owned()]));
+    bench.answer(vec![committed(0, 1)]);
+    let c = bench.send().unwrap();
+    assert_eq!((c.producer_id, c.sequence, payloads(&c)), (99, 1, vec!["c".to_owned()]));
+}
+
+#[test]
+fn answer_that_does_not_fit_changes_nothing() {
+    let mut bench = Bench::new(eager());
+    ["a", "b"].iter().for_each(|payload| bench.push(payload));
+    let refuse = |window: &mut Window, outcomes| {
+        window.handle_response(PushResponse { outcomes, positions: Vec::new() }).unwrap_err()
+    };
+    refuse(&mut bench.window, vec![]);
+    bench.send_all();
+    for outcomes in [
+        vec![],
+        vec![committed(0, 1)],
+        vec![committed(0, 3)],
+        vec![committed(1, 1), committed(0, 1)],
+        vec![committed(0, 1), committed(0, 1)],
+        vec![committed(0, 0), committed(0, 2)],
+        vec![committed(0, u32::MAX), committed(u32::MAX, 3)],
+        vec![outcome(0, 2, OutcomeKind::Unspecified)],
+    ] {
+        refuse(&mut bench.window, outcomes);
+        bench.window.check_invariants();
+        assert_eq!(bench.outcome(0), None);
+    }
+    bench.answer(vec![committed(0, 2)]);
+    assert_eq!(bench.outcome(1), Some(COMMITTED));
+}
+
+#[test]
+fn refused_stream_fails_its_oldest_request_only() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a", "b"]);
+    bench.window.handle_refusal("the test");
+    bench.window.handle_disconnect();
+    bench.window.handle_connect();
+    assert!(bench.outcome(0).unwrap().unwrap_err().is_unknown());
+    assert_eq!(bench.send_all(), [batch(2, &["b"])]);
+}
+
+#[test]
+fn buffers_are_used_again() {
+    let mut bench = Bench::new(eager());
+    let mut places = std::collections::HashSet::new();
+    for _ in 0..100 {
+        bench.push("a");
+        let request = bench.window.next_request(|| ProducerId(99)).unwrap();
+        places.insert(request.as_ptr());
+        drop(request);
+        bench.answer(vec![committed(0, 1)]);
+    }
+    assert_eq!(places.len(), 1);
+}

@@ -1,0 +1,130 @@
+//! Connections of the fake broker.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use broky_proto::frame::Deframer;
+use broky_proto::v1::{self, ErrorCode};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::{Broker, push, subscribe};
+
+pub(crate) async fn accept(broker: Broker, listener: TcpListener) {
+    while let Ok((socket, _)) = listener.accept().await {
+        broker.lock().connections += 1;
+        broker.touch();
+        tokio::spawn(connection(broker.clone(), socket));
+    }
+}
+
+async fn connection(broker: Broker, socket: TcpStream) {
+    socket.set_nodelay(true).unwrap();
+    let cut = std::sync::Arc::clone(&broker.cut);
+    let service = service_fn(move |request| call(broker.clone(), request));
+    let serving = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(16 << 20)
+        .max_frame_size(1 << 20)
+        .serve_connection(TokioIo::new(socket), service);
+    tokio::select! {
+        _ = serving => {}
+        () = cut.notified() => {}
+    }
+}
+
+async fn call(broker: Broker, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    let (sender, receiver) = mpsc::channel(64);
+    let answer = Sender(sender);
+    let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
+    let requests = Requests { body: request.into_body(), deframer: Deframer::new(8 << 20) };
+    match method.as_str() {
+        "PushStream" | "Push" => drop(tokio::spawn(push::serve(broker, requests, answer))),
+        "Subscribe" => drop(tokio::spawn(subscribe::serve(broker, requests, answer))),
+        "Topology" => drop(tokio::spawn(topology(broker, answer))),
+        _ => answer.end(ErrorCode::Unimplemented, "no such method").await,
+    }
+    let response = Response::builder().header("content-type", "application/grpc");
+    Ok(response.body(Answer(receiver)).unwrap())
+}
+
+async fn topology(broker: Broker, answer: Sender) {
+    let node = v1::TopologyNode { name: "fake".to_owned(), incarnation: 1, address: broker.address(), zone: String::new() };
+    let response = v1::TopologyResponse {
+        cluster_id: broker.lock().cluster_id.to_vec().into(),
+        map_version: 1,
+        vbuckets: super::log::VBUCKETS,
+        nodes: vec![node],
+        leaders: vec![1; 4],
+        epochs: vec![super::log::EPOCH; 4],
+    };
+    answer.send(broky_proto::frame::encode(&response)).await;
+    answer.0.closed().await;
+}
+
+/// Requests of a call.
+pub(crate) struct Requests {
+    body: Incoming,
+    deframer: Deframer,
+}
+
+impl Requests {
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(message) = self.deframer.next_message().unwrap() {
+                return Some(message);
+            }
+            let frame = self.body.frame().await?.ok()?;
+            if let Ok(chunk) = frame.into_data() {
+                self.deframer.push(chunk);
+            }
+        }
+    }
+}
+
+/// Where answers go.
+pub(crate) struct Sender(mpsc::Sender<Frame<Bytes>>);
+
+impl Sender {
+    pub(crate) async fn send(&self, framed: Bytes) -> bool {
+        self.0.send(Frame::data(framed)).await.is_ok()
+    }
+
+    pub(crate) async fn end(&self, code: ErrorCode, message: &'static str) {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from(code.status() as u16));
+        trailers.insert("grpc-message", HeaderValue::from_static(message));
+        trailers.insert("broky-code", HeaderValue::from_static(code.name()));
+        let _ = self.0.send(Frame::trailers(trailers)).await;
+    }
+
+    pub(crate) async fn end_well(&self) {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let _ = self.0.send(Frame::trailers(trailers)).await;
+    }
+
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+struct Answer(mpsc::Receiver<Frame<Bytes>>);
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|frame| frame.map(Ok))
+    }
+}
