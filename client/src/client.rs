@@ -9,7 +9,8 @@ use broky_proto::v1::{TopologyRequest, TopologyResponse};
 use prost::Message as _;
 
 use crate::backoff::Backoff;
-use crate::producer::{Lane, Producer, ProducerOptions};
+use crate::message::AsMessage;
+use crate::producer::{Lane, Producer, ProducerOptions, PushError, Receipt, unary};
 use crate::subscription::{SubscribeError, SubscribeOptions, Subscription, Upstream};
 use crate::topology::{Topology, TopologyError};
 use crate::transport::{Attempt, CallError, ConnectError, Dialing, Method, Pool, RequestBody, Settings};
@@ -210,6 +211,18 @@ impl Client {
         Ok(producer)
     }
 
+    /// Pushes a batch in one call, once, and gives what became of each message, with positions. It neither retries nor
+    /// deduplicates: a message whose outcome is unknown may have been stored. A [`Producer`] does both, and is faster.
+    ///
+    /// # Errors
+    /// When all messages met with the same failure; see [`PushError`].
+    pub async fn push(&self, messages: &[impl AsMessage]) -> Result<Vec<Result<Receipt, PushError>>, PushError> {
+        if self.shared.is_closed() {
+            return Err(PushError::Closed);
+        }
+        unary::push(&self.shared, messages).await
+    }
+
     /// Opens a subscription; returns once the broker has confirmed it. From then on whatever is committed and matches is
     /// delivered, or its loss is told.
     ///
@@ -229,10 +242,10 @@ impl Client {
     /// # Errors
     /// See [`TopologyError`].
     pub async fn topology(&self) -> Result<Topology, TopologyError> {
-        let (connection, _lease) = self.shared.pool.connection(Dialing::Shared, None).await?;
+        let (connection, lease) = self.shared.pool.connection(Dialing::Shared, None).await?;
         let call = async {
             let request = RequestBody::Once(Some(encode(&TopologyRequest {})));
-            let mut responses = connection.call(Method::Topology, request).await?;
+            let mut responses = connection.call(Method::Topology, request, lease).await?;
             let Some(message) = responses.next().await else {
                 return Err(CallError::Invalid("no topology in the answer".to_owned()));
             };
@@ -269,7 +282,7 @@ impl Client {
             let answered = async {
                 let connection = pool.dial(&address).await?;
                 let request = RequestBody::Once(Some(encode(&TopologyRequest {})));
-                match connection.call(Method::Topology, request).await {
+                match connection.call(Method::Topology, request, connection.lease()).await {
                     // Whatever its answer, a node gave one.
                     Ok(_) | Err(CallError::Refused { .. }) => Ok(connection),
                     Err(error) => Err(error.to_string()),

@@ -88,12 +88,7 @@ impl Topology {
 
 impl TopologyNode {
     fn new(node: v1::TopologyNode) -> Self {
-        Self {
-            name: node.name,
-            incarnation: Incarnation(node.incarnation),
-            address: node.address,
-            zone: node.zone,
-        }
+        Self { name: node.name, incarnation: Incarnation(node.incarnation), address: node.address, zone: node.zone }
     }
 }
 

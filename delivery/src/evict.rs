@@ -88,29 +88,42 @@ impl Delivery {
         from.into()
     }
 
-    /// Readers whose transport may still hold an evicted block of a feed up to `through`, the oldest first.
+    /// Readers to cut off so that the oldest evicted blocks of a feed that transports hold, up to `through`, are let go.
+    ///
+    /// A transport that asked for more and is still waiting lets go of what it was given by itself, so its reader goes
+    /// only when there is no other. None goes while one that was cut off is not closed: what it holds is still to come.
     #[must_use]
     pub fn holders_of_evicted(&self, feed: FeedId, through: BlockSeq) -> Vec<SubscriptionId> {
         let oldest = self.oldest(feed);
-        let mut holders: Vec<(BlockSeq, SubscriptionId)> = Vec::new();
+        let mut holders: Vec<(bool, BlockSeq, SubscriptionId)> = Vec::new();
         for (index, subscription) in &self.subscriptions {
             if let Some((held_feed, seq)) = subscription.in_transport
                 && held_feed == feed
                 && seq < oldest
-                && seq <= through
             {
+                if subscription.is_cut {
+                    return Vec::new();
+                }
                 #[expect(clippy::cast_possible_truncation, reason = "bounded by SUBSCRIPTIONS_MAX")]
-                holders.push((seq, SubscriptionId { index: index as u32, generation: subscription.generation }));
+                let id = SubscriptionId { index: index as u32, generation: subscription.generation };
+                holders.push((subscription.is_waiting, seq, id));
             }
         }
         holders.sort_unstable();
-        holders.into_iter().map(|(_, id)| id).collect()
+        // Of several blocks in a transport only the last is known: the oldest holder goes, whatever it was given since.
+        let Some((is_waiting, first, _)) = holders.first().copied() else { return Vec::new() };
+        let through = through.max(first);
+        let oldest = holders.into_iter().take_while(|holder| holder.0 == is_waiting && holder.1 <= through);
+        oldest.map(|(_, _, id)| id).collect()
     }
 
     /// Ends a reader because its transport holds memory that the node needs.
     pub fn end_for_memory(&mut self, id: SubscriptionId) {
+        let Some(subscription) = self.subscription_mut(id) else { return };
+        let reason = "the stalled subscriber held memory the node needs";
+        subscription.ended = Some(Refusal::new(ErrorCode::MemoryPressure, reason));
+        subscription.is_cut = true;
         self.stats.slow_ended += 1;
-        self.end(id, Refusal::new(ErrorCode::MemoryPressure, "the stalled subscriber held memory the node needs"));
     }
 
     /// Where a vbucket's readable part starts and ends.

@@ -53,9 +53,10 @@ pub(crate) struct Interest {
 }
 
 impl Interest {
-    /// Wants everything but system keys.
+    /// Wants everything but system keys, and none of those.
     pub(crate) fn is_match_all(&self) -> bool {
-        self.key.key_partitions.is_empty() && self.key.patterns.iter().any(Pattern::is_match_all)
+        let patterns = &self.key.patterns;
+        !self.is_narrowed() && patterns.iter().any(Pattern::is_match_all) && !patterns.iter().any(Pattern::is_system)
     }
 
     pub(crate) fn is_narrowed(&self) -> bool {

@@ -37,7 +37,6 @@ pub(crate) struct Matches {
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) framed: Bytes,
-    pub(crate) messages: u32,
     /// Bytes that had to be copied for it just now.
     pub(crate) gathered_bytes: usize,
 }
@@ -52,12 +51,17 @@ impl Matches {
         self.gathered_bytes
     }
 
-    /// What `interest` wants, framed; `None` when that is nothing.
-    pub(crate) fn wanted(&mut self, interest: InterestId, block: &Block) -> Option<Wanted> {
+    /// Where that which `interest` wants stands, and how many messages it is; `None` when that is nothing.
+    pub(crate) fn find(&self, interest: InterestId) -> Option<(usize, u32)> {
         let at = self.matched.binary_search_by_key(&interest, |matched| matched.interest).ok()?;
+        self.matched.get(at).map(|matched| (at, matched.count))
+    }
+
+    /// What [`Matches::find`] found, framed. The caller accounts for the bytes gathered.
+    pub(crate) fn wanted(&mut self, at: usize, block: &Block) -> Option<Wanted> {
         let matched = self.matched.get_mut(at)?;
         if let Some(framed) = &matched.framed {
-            return Some(Wanted { framed: framed.clone(), messages: matched.count, gathered_bytes: 0 });
+            return Some(Wanted { framed: framed.clone(), gathered_bytes: 0 });
         }
         let pieces = self.pieces.get(matched.first as usize..(matched.first + matched.count) as usize)?;
         let framed = frame_pieces(block, pieces);
@@ -65,7 +69,7 @@ impl Matches {
         let gathered_bytes = if matched.count == block.messages { 0 } else { framed.len() };
         matched.framed = Some(framed.clone());
         self.gathered_bytes += gathered_bytes;
-        Some(Wanted { framed, messages: matched.count, gathered_bytes })
+        Some(Wanted { framed, gathered_bytes })
     }
 }
 

@@ -53,6 +53,8 @@ impl Delivery {
             heartbeats_since_cursors: 0,
             turn: 0,
             in_transport: None,
+            is_waiting: false,
+            is_cut: false,
         };
         let index = self.subscriptions.insert(subscription);
         #[expect(clippy::cast_possible_truncation, reason = "subscriptions are bounded by SUBSCRIPTIONS_MAX")]

@@ -49,6 +49,7 @@ impl Delivery {
         let Some(subscription) = self.subscription_mut(id) else {
             return Poll::Ended(Refusal::new(ErrorCode::Unspecified, "the subscription is closed"));
         };
+        subscription.is_waiting = false;
         if let Some(frame) = subscription.control.pop_front() {
             return self.sent(frame, 0);
         }
@@ -76,11 +77,13 @@ impl Delivery {
                 Step::Yield => yielded = true,
             }
         }
-        match self.subscription(id).and_then(|subscription| subscription.ended.clone()) {
-            Some(ended) => Poll::Ended(ended),
-            None if yielded => Poll::Yield,
-            None => Poll::Pending,
+        if yielded {
+            return Poll::Yield;
         }
+        if let Some(subscription) = self.subscription_mut(id) {
+            subscription.is_waiting = true;
+        }
+        Poll::Pending
     }
 
     fn sent(&mut self, frame: Bytes, messages: u32) -> Poll {
@@ -144,14 +147,16 @@ impl Delivery {
             self.stop_resuming(id, feed, next);
             match self.read_block(id, feed, next, skip, &mut looked_through) {
                 None => (next, skip) = (next.next(), 0),
-                Some(Part { framed, messages, rest }) => {
+                Some(Part { framed, messages, rest, is_copy }) => {
                     match rest {
                         0 => self.set_behind(id, feed, next.next(), 0),
                         _ => self.set_behind(id, feed, next, skip + messages),
                     }
                     if let Some(subscription) = self.subscription_mut(id) {
                         subscription.spend(messages);
-                        subscription.in_transport = Some((feed, next));
+                        if !is_copy {
+                            subscription.in_transport = Some((feed, next));
+                        }
                     }
                     self.count_sent(&framed, messages);
                     return Step::Frame(framed);
@@ -199,15 +204,19 @@ impl Delivery {
         let allowance = subscription.allowance();
         let slot = source.slot_mut(seq)?;
         if is_matched && !is_resuming && skip == 0 {
-            let wanted = slot.matches.as_mut()?.wanted(subscription.interest, &slot.block)?;
-            if u64::from(wanted.messages) <= allowance {
+            let matches = slot.matches.as_mut()?;
+            let (at, messages) = matches.find(subscription.interest)?;
+            if u64::from(messages) <= allowance {
+                let is_copy = messages != slot.block.messages;
+                let wanted = matches.wanted(at, &slot.block)?;
                 source.note_gathered(wanted.gathered_bytes);
-                return Some(Part { framed: wanted.framed, messages: wanted.messages, rest: 0 });
+                return Some(Part { framed: wanted.framed, messages, rest: 0, is_copy });
             }
         }
         let is_whole = interest.is_match_all() && !slot.block.has_system && !is_resuming && skip == 0;
         if is_whole && u64::from(slot.block.messages) <= allowance {
-            return Some(Part { framed: slot.block.framed.clone(), messages: slot.block.messages, rest: 0 });
+            let (framed, messages) = (slot.block.framed.clone(), slot.block.messages);
+            return Some(Part { framed, messages, rest: 0, is_copy: false });
         }
         *looked += slot.block.framed.len();
         let mut pieces = wanted_pieces(interest, &slot.block, subscription.resuming.as_deref().filter(|_| is_resuming));
@@ -219,7 +228,9 @@ impl Delivery {
             return None;
         }
         #[expect(clippy::cast_possible_truncation, reason = "a block holds fewer than u32::MAX messages")]
-        Some(Part { framed: frame_pieces(&slot.block, &pieces), messages: pieces.len() as u32, rest })
+        let messages = pieces.len() as u32;
+        let is_copy = messages != slot.block.messages;
+        Some(Part { framed: frame_pieces(&slot.block, &pieces), messages, rest, is_copy })
     }
 
     /// Tells a reader what was evicted before it came, and lets it go on from the oldest block.
@@ -284,6 +295,8 @@ struct Part {
     framed: Bytes,
     messages: u32,
     rest: usize,
+    /// Does not share the block's memory.
+    is_copy: bool,
 }
 
 impl Resuming {

@@ -66,8 +66,12 @@ pub(crate) struct Subscription {
     pub(crate) heartbeats_since_cursors: u32,
     /// The feed to look at first.
     pub(crate) turn: u16,
-    /// The block last handed to the transport, which may still hold it.
+    /// The block last handed to the transport, which may still hold it. Copies do not count: they hold no block.
     pub(crate) in_transport: Option<(FeedId, BlockSeq)>,
+    /// The transport asked for more and there was nothing: so it had room, and is not what holds the reader up.
+    pub(crate) is_waiting: bool,
+    /// Ended because its transport holds memory; it does so until the subscription is closed.
+    pub(crate) is_cut: bool,
 }
 
 impl Subscription {

@@ -60,8 +60,7 @@ impl Arenas {
     }
 
     /// Bytes that opening a buffer with room for `need` would add.
-    pub(crate) fn growth_for(&mut self, need: usize) -> usize {
-        self.reclaim();
+    pub(crate) fn growth_for(&self, need: usize) -> usize {
         let capacity = self.capacity_for(need);
         if capacity == self.standard_bytes && !self.spare.is_empty() { 0 } else { capacity }
     }
@@ -108,8 +107,21 @@ impl Arenas {
         self.reclaim();
     }
 
+    /// Gives a spare buffer back to the system, but not the one that a buffer for `need` bytes would be cut from.
+    ///
+    /// Returns whether there was one.
+    pub(crate) fn release_spare(&mut self, need: Option<usize>) -> bool {
+        let is_used = need.is_some_and(|need| self.capacity_for(need) == self.standard_bytes);
+        if self.spare.len() <= usize::from(is_used) {
+            return false;
+        }
+        self.spare.pop();
+        self.bytes -= self.standard_bytes;
+        true
+    }
+
     /// Takes back pinned buffers that nobody holds any more.
-    fn reclaim(&mut self) {
+    pub(crate) fn reclaim(&mut self) {
         for _ in 0..self.pinned.len() {
             let Some(arena) = self.pinned.pop_front() else { break };
             if !arena.sentinel.is_unique() {
@@ -150,6 +162,7 @@ mod tests {
         assert_eq!((arenas.bytes(), arenas.pinned_bytes()), (2048, 1024), "a reader still holds the block");
         assert_eq!(arenas.growth_for(10), 1024);
         drop(block);
+        arenas.reclaim();
         assert_eq!(arenas.growth_for(10), 0);
         let mut third = arenas.open(10);
         assert_eq!(cut(&mut third, 100).as_ptr(), address);

@@ -36,19 +36,10 @@ impl Shard {
         }
         // Before a new arena is opened the old one's handle must go, or it would pin itself.
         self.open.set_buffer(bytes::BytesMut::new());
-        loop {
-            let growth = self.arenas.growth_for(need);
-            if self.memory_used() + growth <= self.config.memory_bytes {
-                break;
-            }
-            if !self.evict_oldest(out) {
-                if self.uncommitted.is_empty() {
-                    // Nothing left but what stalled readers hold: they are being cut off, and a push must not wait.
-                    break;
-                }
-                return Err("the memory budget is used up by messages that wait for their replicas".into());
-            }
+        if !self.free(Some(need), out) && !self.uncommitted.is_empty() {
+            return Err("the memory budget is used up by messages that wait for their replicas".into());
         }
+        // When nothing is left but what stalled readers hold, they are being cut off, and a push must not wait.
         let buffer = self.arenas.open(need);
         self.open.set_buffer(buffer);
         Ok(())
@@ -56,7 +47,33 @@ impl Shard {
 
     /// Evicts until the budget is met.
     pub(crate) fn enforce_budget(&mut self, out: &mut Outbox) {
-        while self.memory_used() > self.config.memory_bytes && self.evict_oldest(out) {}
+        if self.memory_used() > self.config.memory_bytes {
+            self.free(None, out);
+        }
+    }
+
+    /// Gives up spare arenas, then blocks, until the budget is met: with an arena for `need` more bytes, if given.
+    ///
+    /// What is evicted here the node's other shards hold until they hear of it, so with several shards it counts as gone
+    /// at once. Otherwise each call would evict everything and free nothing. Should it stay, the next call counts it.
+    ///
+    /// Returns whether the budget is met; otherwise nothing is left to evict.
+    fn free(&mut self, need: Option<usize>, out: &mut Outbox) -> bool {
+        self.arenas.reclaim();
+        let pinned = self.arenas.pinned_bytes();
+        loop {
+            let growth = need.map_or(0, |need| self.arenas.growth_for(need));
+            let leaving = match self.config.shards {
+                1 => 0,
+                _ => self.arenas.pinned_bytes().saturating_sub(pinned),
+            };
+            if self.memory_used() + growth <= self.config.memory_bytes + leaving {
+                return true;
+            }
+            if !self.arenas.release_spare(need) && !self.evict_oldest(out) {
+                return false;
+            }
+        }
     }
 
     fn evict_oldest(&mut self, out: &mut Outbox) -> bool {
@@ -82,7 +99,7 @@ impl Shard {
         true
     }
 
-    /// Cuts off the readers that hold the oldest evicted arena, when such arenas take too much.
+    /// Cuts off the readers that hold the oldest evicted blocks, when arenas of such blocks take too much.
     fn cut_holders(&mut self, out: &mut Outbox) {
         if self.arenas.pinned_bytes() <= self.config.memory_bytes / 4 {
             return;

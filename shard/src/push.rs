@@ -41,16 +41,28 @@ impl Shard {
         }
         let mut outcome = PartOutcome::default();
         let owns_all = self.config.shards == 1;
+        let mut is_any_held = false;
         for entry in &push.entries {
             let vbucket = self.config.vbuckets.vbucket_of(entry.token);
             if owns_all || self.config.owns(vbucket) {
-                self.store(now_unix_ns, request, push, entry, vbucket, &mut outcome);
+                is_any_held |= self.store(now_unix_ns, request, push, entry, vbucket, &mut outcome);
             }
         }
         let reply = Reply { ticket, outcome };
         match push.acks {
-            Acks::Committed if !self.open.is_empty() => self.open.waiting.push(reply),
+            Acks::Committed if is_any_held => self.reply_when_committed(reply, out),
             Acks::Committed | Acks::Leader | Acks::None => out.replies.push(reply),
+        }
+    }
+
+    /// Keeps a reply until everything stored so far is committed: also that which an earlier attempt stored.
+    fn reply_when_committed(&mut self, reply: Reply, out: &mut Outbox) {
+        if !self.open.is_empty() {
+            self.open.waiting.push(reply);
+        } else if let Some(last) = self.uncommitted.back_mut() {
+            last.waiting.push(reply);
+        } else {
+            out.replies.push(reply);
         }
     }
 
@@ -58,6 +70,7 @@ impl Shard {
         self.config.owns(self.config.vbuckets.vbucket_of(entry.token))
     }
 
+    /// Stores one message; returns whether the log holds it, from now or from an earlier attempt.
     #[inline]
     fn store(
         &mut self,
@@ -67,10 +80,10 @@ impl Shard {
         entry: &wire::Entry,
         vbucket: VBucketId,
         outcome: &mut PartOutcome,
-    ) {
+    ) -> bool {
         let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else {
             outcome.exceptions.extend(exception(entry.index, Append::NotLeader));
-            return;
+            return false;
         };
         let producer = (push.producer.0 != 0).then(|| (push.producer, push.sequence.plus(u64::from(entry.index))));
         let append = replica.append(producer);
@@ -84,14 +97,19 @@ impl Shard {
                 let stored = Stored { crc32: entry.crc32, ts_broker: now_unix_ns, epoch, vbucket, offset };
                 self.open.append(entry, entry.message.of(request), &stored);
                 self.stats.pushed_messages += 1;
+                true
             }
             Append::Duplicate(offset) => {
                 if let Some(offset) = offset.filter(|_| push.want_positions) {
                     note_position(outcome, entry.index, vbucket, replica, offset);
                 }
                 self.stats.duplicate_messages += 1;
+                true
             }
-            Append::OutOfSequence | Append::NotEnoughReplicas | Append::NotLeader => self.stats.rejected_messages += 1,
+            Append::OutOfSequence | Append::NotEnoughReplicas | Append::NotLeader => {
+                self.stats.rejected_messages += 1;
+                false
+            }
         }
     }
 

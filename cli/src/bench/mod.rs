@@ -15,6 +15,7 @@
 //! Data goes to stdout, words to stderr. The exit code is non-zero when broky lost, repeated or reordered a message.
 
 mod args;
+mod broky;
 mod check;
 mod drive;
 mod machine;
@@ -23,6 +24,7 @@ mod pace;
 mod plan;
 mod report;
 mod run;
+mod subject;
 mod target;
 mod units;
 mod window;
@@ -48,7 +50,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             let config = nats::Config::new(address, &plan);
             drive::drive(&plan, move || nats::Nats::new(config.clone()))?
         }
-        Broker::Broky(_) => bail!("this build measures nats-server only; give --nats ADDR"),
+        Broker::Broky(address) => {
+            let config = broky::Config::new(address, &plan);
+            drive::drive(&plan, move || broky::Broky::new(config.clone()))?
+        }
     };
     report::print(&plan, &machine, &outcome, args.json)?;
     judge(&plan, &outcome)

@@ -64,8 +64,10 @@ pub(crate) struct Plan {
     pub(crate) stall: Duration,
     /// Messages per second, all publishers together. Used by the open loop only.
     pub(crate) rate: u64,
-    /// Bytes a publisher gathers before it writes; `None` leaves it to the target.
+    /// Bytes a publisher gathers before it looks at window and clock again.
     pub(crate) batch_bytes: usize,
+    /// The same, if it was asked for; otherwise the client decides what it sends at once.
+    pub(crate) asked_batch_bytes: Option<usize>,
     /// Most messages a publisher sends before it looks at window and clock again.
     pub(crate) run_messages: u64,
     /// Messages the publishers may be ahead of the slowest subscriber.
@@ -113,6 +115,7 @@ impl Plan {
             stall: args.stall,
             rate: args.rate,
             batch_bytes,
+            asked_batch_bytes: args.batch,
             run_messages,
             window_messages,
             threads: args.threads.map_or(1, usize::from),

@@ -20,10 +20,8 @@ pub(crate) struct Spare(Vec<Vec<u8>>);
 impl Spare {
     /// An empty buffer with room for a batch of `batch_bytes_max` and its frame.
     fn take(&mut self, batch_bytes_max: usize) -> Vec<u8> {
-        let mut buffer = self
-            .0
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(PREFIX_LEN + batch_bytes_max + OPTIONS_BYTES_MAX));
+        let mut buffer =
+            self.0.pop().unwrap_or_else(|| Vec::with_capacity(PREFIX_LEN + batch_bytes_max + OPTIONS_BYTES_MAX));
         buffer.extend_from_slice(&[0; PREFIX_LEN]);
         buffer
     }

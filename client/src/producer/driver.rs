@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use super::lane::{Lane, Tick};
 use super::window::Next;
 use crate::backoff::{Backoff, random};
-use crate::transport::{CallError, Connection, Dialing, Method, Pool, RequestBody, Responses};
+use crate::transport::{CallError, Connection, Dialing, Lease, Method, Pool, RequestBody, Responses};
 
 /// How long the node may take to end a stream that we ended.
 const END_WAIT: Duration = Duration::from_secs(1);
@@ -65,13 +65,14 @@ impl Driver {
     /// Runs until the lane is closed and everything in it is settled.
     pub(super) async fn run(mut self) {
         let mut avoid: Option<Arc<str>> = None;
-        while let Some(connection) = self.connect(avoid.as_deref()).await {
-            let stop = self.serve(&connection).await;
+        while let Some((connection, place)) = self.connect(avoid.as_deref()).await {
+            let stop = self.serve(&connection, place).await;
             let reason = match stop {
                 Stop::Done => break,
                 Stop::Leave(reason) => reason,
                 Stop::Broken(error) => {
-                    if !error.is_retryable() {
+                    // An answer that makes no sense is no refusal: the messages go again until their deadline.
+                    if matches!(error, CallError::Refused { .. }) && !error.is_retryable() {
                         tracing::warn!(peer = &**connection.address(), %error, "push stream refused");
                         self.lane.handle_refusal(&error.to_string());
                     }
@@ -90,11 +91,11 @@ impl Driver {
     }
 
     /// A connection to some node; `None` once the lane is done.
-    async fn connect(&mut self, avoid: Option<&str>) -> Option<Connection> {
+    async fn connect(&mut self, avoid: Option<&str>) -> Option<(Connection, Lease)> {
         let pool = Arc::clone(&self.pool);
         loop {
             match self.attend(pool.connection(Dialing::Dedicated, avoid)).await {
-                Ok(Ok((connection, _lease))) => return Some(connection),
+                Ok(Ok(found)) => return Some(found),
                 Ok(Err(error)) => self.lane.handle_error(error.to_string()),
                 Err(Stop::Done) => return None,
                 // Nothing is unanswered without a stream; to be safe, go on.
@@ -104,9 +105,9 @@ impl Driver {
         }
     }
 
-    async fn serve(&mut self, connection: &Connection) -> Stop {
+    async fn serve(&mut self, connection: &Connection, place: Lease) -> Stop {
         let body = RequestBody::Stream(Box::new(self.lane.handle_connect()));
-        let call = connection.call(Method::PushStream, body);
+        let call = connection.call(Method::PushStream, body, place);
         let mut responses = match self.attend(call).await {
             Ok(Ok(responses)) => responses,
             Ok(Err(error)) => return error.into(),

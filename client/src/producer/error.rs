@@ -11,12 +11,12 @@ use thiserror::Error;
 /// not, so that pushing it again cannot make a duplicate.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum PushError {
-    /// The encoded message exceeds the limit. Nothing was sent. Do not retry.
-    #[error("the encoded message has {bytes} bytes; the limit is {bytes_max}")]
+    /// The encoded message, or batch, exceeds the limit. Nothing was sent. Do not retry.
+    #[error("{bytes} encoded bytes; the limit is {bytes_max}")]
     MessageTooLarge {
         /// Its encoded size.
         bytes: usize,
-        /// `ProducerOptions::message_bytes_max`.
+        /// The limit: for a message `ProducerOptions::message_bytes_max`, for a batch 4 MiB and 65,536 messages.
         bytes_max: usize,
     },
     /// The in-flight window is full. Nothing was sent. Retry after some tickets are settled, or use `push`, which waits.

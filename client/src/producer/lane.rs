@@ -114,10 +114,7 @@ impl Lane {
     }
 
     /// Waits until `attempt` gives something else than [`PushError::WouldBlock`].
-    pub(super) async fn when_room<T>(
-        &self,
-        mut attempt: impl FnMut() -> Result<T, PushError>,
-    ) -> Result<T, PushError> {
+    pub(super) async fn when_room<T>(&self, mut attempt: impl FnMut() -> Result<T, PushError>) -> Result<T, PushError> {
         loop {
             let mut room = std::pin::pin!(self.room.notified());
             // Registered before the attempt, so that room made right after it is not missed.

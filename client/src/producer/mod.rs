@@ -10,13 +10,14 @@ mod error;
 mod lane;
 mod options;
 mod ticket;
+pub(crate) mod unary;
 mod window;
 
 use std::sync::Arc;
 
 use self::driver::Driver;
-pub(crate) use self::lane::Lane;
 pub use self::error::PushError;
+pub(crate) use self::lane::Lane;
 pub use self::options::ProducerOptions;
 pub use self::ticket::{Position, Receipt, Ticket};
 pub use self::window::FlushSummary;
@@ -124,10 +125,7 @@ impl Producer {
     fn encoder<'a>(&self, message: &'a impl AsMessage) -> Result<Encoder<'a>, PushError> {
         let encoder = Encoder::new(message.as_message());
         if encoder.message_len() > self.message_bytes_max {
-            return Err(PushError::MessageTooLarge {
-                bytes: encoder.message_len(),
-                bytes_max: self.message_bytes_max,
-            });
+            return Err(PushError::MessageTooLarge { bytes: encoder.message_len(), bytes_max: self.message_bytes_max });
         }
         Ok(encoder)
     }

@@ -120,9 +120,7 @@ impl Inner {
     fn outcome(&self, index: u32) -> Option<Result<Receipt, PushError>> {
         let own = self.each.get(index as usize).and_then(Option::as_ref);
         Some(match own.or(self.all.as_ref())? {
-            Settled::Committed { duplicate } => {
-                Ok(Receipt { position: self.position(index), duplicate: *duplicate })
-            }
+            Settled::Committed { duplicate } => Ok(Receipt { position: self.position(index), duplicate: *duplicate }),
             Settled::Failed(error) => Err(error.clone()),
         })
     }

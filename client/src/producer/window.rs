@@ -359,7 +359,13 @@ impl Window {
     pub(super) fn check_invariants(&self) {
         let charge: usize = self.queue.iter().chain(&self.open).map(|batch| batch.charge).sum();
         assert_eq!(self.charge, charge, "bytes of unsettled messages");
-        assert!(self.next >= self.front && self.next <= self.end(), "{} <= {} <= {}", self.front, self.next, self.end());
+        assert!(
+            self.next >= self.front && self.next <= self.end(),
+            "{} <= {} <= {}",
+            self.front,
+            self.next,
+            self.end()
+        );
         assert!(self.queue.front().is_none_or(|batch| batch.unsettled > 0), "the front is unsettled");
         assert!(self.awaiting.iter().is_sorted(), "awaiting ascends: {:?}", self.awaiting);
         assert!(self.awaiting.back().is_none_or(|last| *last < self.next), "what awaits an answer was sent");
@@ -374,7 +380,7 @@ struct Answer {
     wants_leave: bool,
 }
 
-fn check_coverage(response: &PushResponse, messages: u32) -> Result<(), Violation> {
+pub(super) fn check_coverage(response: &PushResponse, messages: u32) -> Result<(), Violation> {
     let mut covered = 0_u32;
     for outcome in &response.outcomes {
         if outcome.first != covered || outcome.count == 0 {
@@ -403,7 +409,8 @@ fn apply(batch: &mut Batch, response: PushResponse, summary: &mut FlushSummary) 
                 continue;
             }
             OutcomeKind::Rejected if was_in_doubt => {
-                let words = format!("{}: {}, after an attempt without an answer", outcome.code().name(), outcome.reason);
+                let words =
+                    format!("{}: {}, after an attempt without an answer", outcome.code().name(), outcome.reason);
                 Settled::Failed(PushError::Unknown { reason: words.into() })
             }
             OutcomeKind::Rejected => Settled::Failed(rejected(outcome.code(), &outcome.reason, false)),

@@ -19,7 +19,9 @@ enum Step {
     Push(u8),
     Send,
     /// The broker takes the oldest request; vbuckets in the mask are refused.
-    Store { refuse: u8 },
+    Store {
+        refuse: u8,
+    },
     /// As `Store`, and it cannot tell what became of them.
     StoreUnknown,
     /// The oldest answer on its way arrives.

@@ -10,7 +10,7 @@
 //! **Invariant:** a position given to the broker on a resume never lies behind something that was given out, and never
 //! ahead of something that was neither given out nor told as a gap.
 
-use broky_proto::id::{ClusterId, Lineage, Offset, VBucketCount, VBucketId};
+use broky_proto::id::{ClusterId, Lineage, Offset, Token, VBucketCount, VBucketId};
 use broky_proto::v1::{self, GapReason};
 
 /// Offsets `[from, to)` of a vbucket that this subscription will not get.
@@ -78,6 +78,8 @@ pub(super) struct Cursors {
     slots: Vec<Slot>,
     /// Whether every message matches, so that offsets must follow one another.
     is_complete: bool,
+    /// The key_partitions the subscription is narrowed to; empty for all.
+    narrowed: Vec<Token>,
     /// Messages dropped because they had been given out.
     pub(super) duplicates: u64,
     /// Offsets passed over without a gap, while every message should have matched.
@@ -85,8 +87,8 @@ pub(super) struct Cursors {
 }
 
 impl Cursors {
-    pub(super) fn new(is_complete: bool) -> Self {
-        Self { cluster: None, slots: Vec::new(), is_complete, duplicates: 0, skipped: 0 }
+    pub(super) fn new(is_complete: bool, narrowed: Vec<Token>) -> Self {
+        Self { cluster: None, slots: Vec::new(), is_complete, narrowed, duplicates: 0, skipped: 0 }
     }
 
     /// Takes the positions of a resume token.
@@ -111,15 +113,16 @@ impl Cursors {
 
     /// Where to open: at our positions, once there are any; until then where the application said.
     ///
-    /// A vbucket without a position starts live on a resume. If the application wanted the earliest messages, and
-    /// nothing of a vbucket was seen, its position is the very first.
+    /// A vbucket without a position starts live on a resume. If the application wanted the earliest messages, and the
+    /// stream broke before the position of a vbucket it reads was told, that is the very first.
     pub(super) fn start(&self, wanted: v1::start::Start) -> v1::Start {
         let Some(cluster) = self.cluster else { return v1::Start { start: Some(wanted) } };
         let is_earliest = matches!(wanted, v1::start::Start::Earliest(_));
         if is_earliest && !self.slots.iter().any(|slot| slot.is_known) {
             return v1::Start { start: Some(wanted) };
         }
-        let resume = self.resume(cluster, &self.slots, is_earliest);
+        let unknown = if is_earliest { self.wanted() } else { vec![false; self.slots.len()] };
+        let resume = resume(cluster, &self.slots, &unknown);
         v1::Start { start: Some(v1::start::Start::Resume(resume)) }
     }
 
@@ -132,17 +135,19 @@ impl Cursors {
                 *place = slot;
             }
         }
-        Some(self.resume(self.cluster?, &slots, false))
+        Some(resume(self.cluster?, &slots, &vec![false; slots.len()]))
     }
 
-    fn resume(&self, cluster: ClusterId, slots: &[Slot], with_unknown: bool) -> v1::Resume {
-        let cursors = slots
-            .iter()
-            .zip(0_u32..)
-            .filter(|(slot, _)| slot.is_known || with_unknown)
-            .map(|(slot, vbucket)| v1::Cursor { vbucket, lineage: slot.lineage, epoch: slot.epoch, offset: slot.next })
-            .collect();
-        v1::Resume { cluster_id: cluster.0.to_vec().into(), cursors }
+    /// Per vbucket: whether the subscription reads it.
+    fn wanted(&self) -> Vec<bool> {
+        let count = u32::try_from(self.slots.len()).ok().and_then(VBucketCount::new);
+        let mut wanted = vec![self.narrowed.is_empty(); self.slots.len()];
+        for vbucket in self.narrowed.iter().filter_map(|token| Some(count?.vbucket_of(*token))) {
+            if let Some(wanted) = wanted.get_mut(usize::from(vbucket.0)) {
+                *wanted = true;
+            }
+        }
+        wanted
     }
 
     /// The subscription was opened.
@@ -201,7 +206,9 @@ impl Cursors {
         let slot = self.slots.get_mut(gap.vbucket as usize)?;
         let before = *slot;
         let is_same_lineage = gap.lineage == 0 || gap.lineage == slot.lineage;
-        if slot.is_known && is_same_lineage && gap.to <= slot.next {
+        // That a history was lost is told even if nothing of it is known to have been missed.
+        let is_lost = gap.reason() == GapReason::Lost;
+        if slot.is_known && is_same_lineage && !is_lost && gap.to <= slot.next {
             return None;
         }
         let from = if slot.is_known { gap.from.max(slot.next.min(gap.to)) } else { gap.from };
@@ -237,6 +244,18 @@ impl Cursors {
     pub(super) fn slot(&self, vbucket: VBucketId) -> Slot {
         self.slots.get(usize::from(vbucket.0)).copied().unwrap_or_default()
     }
+}
+
+/// The known positions, and of the unknown those that are asked for.
+fn resume(cluster: ClusterId, slots: &[Slot], unknown: &[bool]) -> v1::Resume {
+    let slots = slots.iter().zip(unknown).zip(0_u32..).filter(|((slot, unknown), _)| slot.is_known || **unknown);
+    let cursors = slots.map(|((slot, _), vbucket)| v1::Cursor {
+        vbucket,
+        lineage: slot.lineage,
+        epoch: slot.epoch,
+        offset: slot.next,
+    });
+    v1::Resume { cluster_id: cluster.0.to_vec().into(), cursors: cursors.collect() }
 }
 
 /// A vbucket from the wire as an index.

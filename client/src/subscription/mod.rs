@@ -18,20 +18,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use broky_proto::id::Token;
+use broky_proto::v1::ErrorCode;
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep};
 
 use self::cursors::Cursors;
-use self::intake::Intake;
-use self::open::{Opened, Opening};
-pub(crate) use self::upstream::Upstream;
 pub use self::cursors::Gap;
 pub use self::delivery::{Batch, Event, MessageView, Received};
 pub use self::error::SubscribeError;
+use self::intake::Intake;
+use self::open::{Opened, Opening};
 pub use self::options::{OnSlow, ResumeToken, Start, SubscribeOptions};
+pub(crate) use self::upstream::Upstream;
 use crate::client::Shared;
 use crate::transport::{CallError, Connection, Responses};
-use broky_proto::v1::ErrorCode;
 
 /// What matches a set of patterns, from a position on, without a silent loss.
 ///
@@ -94,7 +95,8 @@ struct Left {
 impl Subscription {
     pub(crate) async fn open(shared: Arc<Shared>, options: SubscribeOptions) -> Result<Self, SubscribeError> {
         options.check()?;
-        let mut cursors = Cursors::new(options.is_complete());
+        let narrowed = options.key_partitions.iter().map(|name| Token::of(name, b"")).collect();
+        let mut cursors = Cursors::new(options.is_complete(), narrowed);
         if let Start::Resume(token) = &options.start {
             cursors.restore(token.resume()).map_err(|error| SubscribeError::Options(error.to_string()))?;
         }
@@ -266,8 +268,7 @@ impl Subscription {
             self.state = State::Ended;
             return;
         }
-        let wants_end =
-            self.options.on_slow == OnSlow::Disconnect && error.code() == ErrorCode::SlowSubscriber;
+        let wants_end = self.options.on_slow == OnSlow::Disconnect && error.code() == ErrorCode::SlowSubscriber;
         if wants_end || !error.is_retryable() {
             self.fail(SubscribeError::refused(error));
             return;

@@ -11,7 +11,7 @@ use super::error::SubscribeError;
 use super::upstream::Upstream;
 use crate::backoff::random;
 use crate::client::Shared;
-use crate::transport::{CallError, ConnectError, Connection, Dialing, Method, RequestBody, Responses};
+use crate::transport::{CallError, ConnectError, Connection, Dialing, Lease, Method, RequestBody, Responses};
 
 /// A stream whose first delivery has arrived.
 pub(super) struct Opened {
@@ -73,9 +73,9 @@ impl Opening {
             return Err(Failure::Connect(ConnectError::Closed));
         }
         let connecting = self.shared.pool.connection(Dialing::Shared, self.avoid.as_deref());
-        let (connection, _place) = connecting.await.map_err(Failure::Connect)?;
+        let (connection, place) = connecting.await.map_err(Failure::Connect)?;
         let limit = self.silence_timeout;
-        match tokio::time::timeout(limit, self.confirm(&connection)).await {
+        match tokio::time::timeout(limit, self.confirm(&connection, place)).await {
             Ok(Ok((responses, first))) => Ok(Opened { connection, responses, first }),
             Ok(Err(error)) => {
                 if !matches!(error, CallError::Refused { .. }) {
@@ -90,9 +90,9 @@ impl Opening {
         }
     }
 
-    async fn confirm(&self, connection: &Connection) -> Result<(Responses, Bytes), CallError> {
+    async fn confirm(&self, connection: &Connection, place: Lease) -> Result<(Responses, Bytes), CallError> {
         let body = RequestBody::Stream(Box::new(self.upstream.begin(self.open.clone())));
-        let mut responses = connection.call(Method::Subscribe, body).await?;
+        let mut responses = connection.call(Method::Subscribe, body, place).await?;
         match responses.next().await {
             Some(first) => Ok((responses, first?)),
             None => Err(CallError::Connection("the stream ended before it was confirmed".to_owned())),

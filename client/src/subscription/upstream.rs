@@ -118,9 +118,8 @@ mod tests {
     use super::*;
 
     fn poll(body: &mut UpstreamBody) -> Poll<Option<Request>> {
-        body.poll_next(&mut Context::from_waker(Waker::noop())).map(|request| {
-            request.map(|framed| SubscribeRequest::decode(framed.slice(5..)).unwrap().request.unwrap())
-        })
+        body.poll_next(&mut Context::from_waker(Waker::noop()))
+            .map(|request| request.map(|framed| SubscribeRequest::decode(framed.slice(5..)).unwrap().request.unwrap()))
     }
 
     #[test]

@@ -52,11 +52,7 @@ pub(crate) struct Responses {
 
 impl Responses {
     /// Takes a response whose headers say that it is gRPC and has not failed already.
-    pub(super) fn new(
-        response: Response<Incoming>,
-        message_bytes_max: usize,
-        lease: Lease,
-    ) -> Result<Self, CallError> {
+    pub(super) fn new(response: Response<Incoming>, message_bytes_max: usize, lease: Lease) -> Result<Self, CallError> {
         if response.status() != StatusCode::OK {
             return Err(CallError::Invalid(format!("HTTP status {}", response.status())));
         }

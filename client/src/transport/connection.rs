@@ -156,7 +156,8 @@ impl Connection {
         self.state.leases.load(Ordering::Relaxed)
     }
 
-    pub(super) fn lease(&self) -> Lease {
+    /// A place for one stream.
+    pub(crate) fn lease(&self) -> Lease {
         Lease::new(&self.state)
     }
 
@@ -166,8 +167,8 @@ impl Connection {
         &self,
         method: Method,
         body: RequestBody,
+        lease: Lease,
     ) -> impl Future<Output = Result<Responses, CallError>> + Send + use<> {
-        let lease = self.lease();
         let mut sender = self.sender.clone();
         let response = method.request(&self.address, body).map(|request| sender.send_request(request));
         async move { Responses::new(response?.await?, MESSAGE_BYTES_MAX, lease) }

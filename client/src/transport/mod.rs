@@ -22,7 +22,7 @@ mod status;
 
 pub(crate) use body::{Outgoing, RequestBody};
 pub(crate) use call::{Method, Responses};
-pub(crate) use connection::{Connection, Settings};
-pub(crate) use pool::{Dialing, Pool};
 pub use connection::{Attempt, ConnectError};
+pub(crate) use connection::{Connection, Lease, Settings};
+pub(crate) use pool::{Dialing, Pool};
 pub use status::CallError;

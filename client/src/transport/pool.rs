@@ -37,7 +37,7 @@ impl Pool {
         Self { addresses, settings, connections: Mutex::default(), dialing: tokio::sync::Mutex::new(()) }
     }
 
-    /// A connection to any node, `avoid` last. The lease keeps its place until the call was started.
+    /// A connection to any node, `avoid` last, and a place on it for one stream.
     pub(crate) async fn connection(
         &self,
         dialing: Dialing,

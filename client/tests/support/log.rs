@@ -8,7 +8,6 @@ use bytes::BytesMut;
 
 /// Vbuckets of the fake broker.
 pub(crate) const VBUCKETS: u32 = 4;
-pub(crate) const LINEAGE: u64 = 11;
 pub(crate) const EPOCH: u64 = 5;
 
 #[derive(Clone, Debug)]

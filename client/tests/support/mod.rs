@@ -2,6 +2,7 @@
 //! is ahead of something refused, and faults at chosen points.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failure here fails the test")]
 #![allow(clippy::allow_attributes, reason = "dead_code is not certain in each test binary")]
 
 mod log;
@@ -18,8 +19,10 @@ use broky_proto::v1::{self, ErrorCode};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
-pub(crate) use log::Stored;
-use log::Log;
+use log::{Log, Stored};
+
+/// The lineage of every vbucket.
+pub(crate) const LINEAGE: u64 = 11;
 
 /// How long anything in these tests may take at the most.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -5,9 +5,9 @@ use broky_proto::v1::{ErrorCode, Outcome, OutcomeKind, Position, PushResponse};
 use broky_proto::wire::{Entry, Push, scan_push};
 use bytes::Bytes;
 
-use super::log::{EPOCH, LINEAGE, vbucket_of};
+use super::log::{EPOCH, vbucket_of};
 use super::serve::{Requests, Sender};
-use super::{Arrived, Broker, PushFault, State};
+use super::{Arrived, Broker, LINEAGE, PushFault, State};
 
 pub(crate) async fn serve(broker: Broker, mut requests: Requests, answer: Sender) {
     while let Some(request) = requests.next().await {

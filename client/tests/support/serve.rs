@@ -58,7 +58,8 @@ async fn call(broker: Broker, request: Request<Incoming>) -> Result<Response<Ans
 }
 
 async fn topology(broker: Broker, answer: Sender) {
-    let node = v1::TopologyNode { name: "fake".to_owned(), incarnation: 1, address: broker.address(), zone: String::new() };
+    let node =
+        v1::TopologyNode { name: "fake".to_owned(), incarnation: 1, address: broker.address(), zone: String::new() };
     let response = v1::TopologyResponse {
         cluster_id: broker.lock().cluster_id.to_vec().into(),
         map_version: 1,

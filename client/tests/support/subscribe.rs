@@ -8,9 +8,9 @@ use broky_proto::v1::{start::Start, subscribe_request::Request};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 
-use super::log::{EPOCH, LINEAGE, VBUCKETS};
+use super::log::{EPOCH, VBUCKETS};
 use super::serve::{Requests, Sender};
-use super::{Broker, State};
+use super::{Broker, LINEAGE, State};
 
 /// Messages in one delivery.
 const DELIVERY_MESSAGES: usize = 16;

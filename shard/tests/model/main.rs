@@ -6,7 +6,9 @@
 //! shards, readers and pushes together as a node does, and [`steps`] makes it do random things.
 
 mod log;
+mod memory;
 mod model;
+mod outcomes;
 mod reader;
 mod steps;
 mod world;

@@ -24,7 +24,7 @@ fn block_bytes_max() -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
     #[test]
     fn readers_of_one_shard_lose_and_repeat_nothing(

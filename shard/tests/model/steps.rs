@@ -57,6 +57,10 @@ pub(crate) enum Step {
     Flood { requests: u64, payload_bytes: usize },
     Open(Index, OpenSpec),
     Poll(Index, usize),
+    /// Reads once and keeps the frame in the transport.
+    Hold(Index),
+    /// Lets go of all frames.
+    Release,
     Credit(Index, u64),
     Close(Index),
     Resume(Index, Index),
@@ -84,6 +88,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(requests, payload_bytes)| Step::Flood { requests, payload_bytes }),
         4 => (any_index(), open()).prop_map(|(shard, open)| Step::Open(shard, open)),
         12 => (any_index(), 1..6_usize).prop_map(|(reader, times)| Step::Poll(reader, times)),
+        4 => any_index().prop_map(Step::Hold),
+        1 => Just(Step::Release),
         3 => (any_index(), 1..8_u64).prop_map(|(reader, messages)| Step::Credit(reader, messages)),
         1 => any_index().prop_map(Step::Close),
         4 => (any_index(), any_index()).prop_map(|(reader, shard)| Step::Resume(reader, shard)),
@@ -148,11 +154,16 @@ impl World {
                 let shard = index.index(self.shards.len());
                 let keeps_up = spec.keeps_up && self.is_lockstep;
                 let reader = self.open(shard, spec.into_open());
-                self.readers[reader].keeps_up = keeps_up;
+                if keeps_up {
+                    while self.poll(reader, 1) {}
+                    self.readers[reader].keeps_up = true;
+                }
             }
             Step::Poll(index, times) if !self.readers.is_empty() => {
                 self.poll(index.index(self.readers.len()), times);
             }
+            Step::Hold(index) if !self.readers.is_empty() => self.hold(index.index(self.readers.len())),
+            Step::Release => self.held.clear(),
             Step::Credit(index, messages) if !self.readers.is_empty() => {
                 self.give_credit(index.index(self.readers.len()), messages);
             }
@@ -161,7 +172,7 @@ impl World {
                 self.resume(index.index(self.readers.len()), shard.index(self.shards.len()));
             }
             Step::Heartbeat(index) => self.heartbeat(index.index(self.shards.len())),
-            Step::Retry(_) | Step::Poll(..) | Step::Credit(..) | Step::Close(_) | Step::Resume(..) => {}
+            Step::Retry(_) | Step::Poll(..) | Step::Hold(_) | Step::Credit(..) | Step::Close(_) | Step::Resume(..) => {}
         }
     }
 

@@ -57,10 +57,10 @@ pub(crate) struct World {
     pub(crate) pushed: BTreeMap<u64, Pushed>,
     /// Shards hear from one another at once.
     pub(crate) is_lockstep: bool,
-    /// Frames that transports hold.
-    pub(crate) held: Vec<Bytes>,
-    /// Readers that were cut off.
-    pub(crate) cut: Vec<(usize, SubscriptionId)>,
+    /// Frames that transports hold, each with its reader.
+    pub(crate) held: Vec<(usize, Bytes)>,
+    /// Readers that were cut off, in that order.
+    pub(crate) cut: Vec<usize>,
     now: i64,
     request_bytes_max: usize,
 }
@@ -150,7 +150,7 @@ impl World {
         for vbucket in (shard..self.vbuckets.len()).step_by(self.shards.len()) {
             assert_eq!(self.bounds(shard, vbucket).1, self.logs.end(vbucket), "a flush commits vbucket {vbucket}");
         }
-        if self.held.is_empty() && (self.is_lockstep || self.shards.len() == 1) {
+        if self.is_lockstep || self.shards.len() == 1 {
             // Not every byte of an arena is used, and one request may need an arena of its own.
             let batch = (2 * self.request_bytes_max).max(MEMORY_BYTES / 64);
             let used = self.shards[shard].memory_used();
@@ -239,7 +239,7 @@ impl World {
     /// Reads one frame and keeps hold of it.
     pub(crate) fn hold(&mut self, reader: usize) {
         if let Some(Some(frame)) = self.poll_once(reader) {
-            self.held.push(frame);
+            self.held.push((reader, frame));
         }
     }
 
@@ -304,8 +304,7 @@ impl World {
             reader.expect("only open subscriptions are woken").is_asleep = false;
         }
         for id in out.cut {
-            assert!(!self.held.is_empty(), "a reader is cut off although no frame is held");
-            self.cut.push((shard, id));
+            self.cut_off(shard, id);
         }
         for reply in out.replies {
             let ticket = reply.ticket.0;
@@ -321,6 +320,18 @@ impl World {
                 self.hear(other, usize::MAX);
             }
         }
+    }
+
+    /// Drops a reader's connection, with all that waits in it.
+    fn cut_off(&mut self, shard: usize, id: SubscriptionId) {
+        // A shard cannot tell what a transport holds from what a shard that lags behind has not dropped.
+        let may_pin = !self.held.is_empty() || !self.is_lockstep;
+        assert!(may_pin, "a reader is cut off although no frame is held");
+        let reader = self.readers.iter().position(|reader| (reader.shard, reader.id) == (shard, Some(id)));
+        let reader = reader.expect("only open subscriptions are cut, and once");
+        self.held.retain(|(holder, _)| *holder != reader);
+        self.close(reader);
+        self.cut.push(reader);
     }
 
     /// What is answered as committed can be read.
@@ -374,9 +385,7 @@ impl World {
                 None
             }
             Poll::Ended(refusal) => {
-                if !self.cut.contains(&(reader.shard, id)) {
-                    reader.end(&refusal);
-                }
+                reader.end(&refusal);
                 shard.delivery_mut().close(id);
                 (reader.id, reader.state) = (None, State::Closed);
                 None

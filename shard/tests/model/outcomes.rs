@@ -1,0 +1,134 @@
+//! What pushers are told, where the random runs do not come: replicas that lag, sequences out of order.
+
+use broky_proto::id::{ClusterId, Epoch, Incarnation, Lineage, NodeId, Offset, VBucketCount, VBucketId};
+use broky_proto::v1::{self, ErrorCode};
+use broky_proto::wire::{Push, scan_push};
+use broky_replication::{Member, MemberId};
+use broky_shard::{Assignment, ExceptionKind, Outbox, PartOutcome, Shard, ShardConfig, ShardId, Ticket, shards_of};
+use bytes::Bytes;
+use prost::Message as _;
+
+use crate::log::payload;
+
+const VBUCKETS: u32 = 2;
+
+fn member(node: u32) -> MemberId {
+    MemberId { node: NodeId(node), incarnation: Incarnation(1) }
+}
+
+/// A shard that leads vbucket 0 with these followers, of which none ever acknowledges anything.
+fn leading(followers: &[u32], min_isr: usize) -> Shard {
+    let mut shard = Shard::new(ShardConfig {
+        shard: ShardId(0),
+        shards: 1,
+        me: member(0),
+        cluster: ClusterId([1; 16]),
+        vbuckets: VBucketCount::new(VBUCKETS).unwrap(),
+        memory_bytes: ShardConfig::MEMORY_BYTES_MIN,
+        block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,
+    })
+    .unwrap();
+    let followers = followers.iter().map(|node| Member { id: member(*node), log_end: Offset::ZERO });
+    shard.handle_assignment(Assignment {
+        vbucket: VBucketId(0),
+        lineage: Lineage(1),
+        epoch: Epoch(1),
+        base: Offset::ZERO,
+        followers: followers.collect(),
+        min_isr,
+    });
+    shard
+}
+
+/// A key of the vbucket.
+fn key_of(vbucket: u16) -> Bytes {
+    let count = VBucketCount::new(VBUCKETS).unwrap();
+    let is_of = |key: &u8| count.vbucket_of(broky_proto::id::Token::of(b"", &[*key])).0 == vbucket;
+    Bytes::copy_from_slice(&[(0..=u8::MAX).find(is_of).unwrap()])
+}
+
+fn request(vbucket: u16, sequence: u64, payload_bytes: usize) -> v1::PushRequest {
+    let message = v1::Message { key: key_of(vbucket), payload: payload(1, payload_bytes), ..v1::Message::default() };
+    v1::PushRequest { messages: vec![message], producer_id: 7, sequence, ..v1::PushRequest::default() }
+}
+
+fn push(shard: &mut Shard, request: &v1::PushRequest) -> Vec<PartOutcome> {
+    let bytes = request.encode_to_vec();
+    let mut out = Outbox::default();
+    shard.push(1, &bytes, &scan_push(&bytes, usize::MAX).unwrap(), Ticket(1), &mut out);
+    shard.flush(&mut out);
+    shard.check_invariants();
+    out.replies.into_iter().map(|reply| reply.outcome).collect()
+}
+
+/// The one code that a request was answered with at once.
+fn rejected(shard: &mut Shard, request: &v1::PushRequest) -> ErrorCode {
+    let outcomes = push(shard, request);
+    match outcomes[0].exceptions[0].kind {
+        ExceptionKind::Rejected { code, .. } => code,
+        ExceptionKind::Duplicate | ExceptionKind::Unknown { .. } => panic!("not rejected: {outcomes:?}"),
+    }
+}
+
+#[test]
+fn push_is_not_answered_before_its_replicas_hold_it() {
+    let mut shard = leading(&[1], 1);
+    assert_eq!(push(&mut shard, &request(0, 1, 10)), []);
+    assert_eq!(shard.delivery().bounds(VBucketId(0)), Some((Offset::ZERO, Offset::ZERO)), "nobody sees it");
+}
+
+#[test]
+fn retry_of_an_uncommitted_push_is_not_answered_as_committed() {
+    let mut shard = leading(&[1], 1);
+    assert_eq!(push(&mut shard, &request(0, 1, 10)), []);
+    assert_eq!(push(&mut shard, &request(0, 1, 10)), []);
+}
+
+#[test]
+fn refusal_does_not_wait_for_what_others_stored() {
+    let mut shard = leading(&[1], 1);
+    assert_eq!(push(&mut shard, &request(0, 1, 10)), []);
+    assert_eq!(rejected(&mut shard, &request(1, 1, 10)), ErrorCode::NotLeader);
+}
+
+#[test]
+fn acknowledgement_of_the_leader_alone_is_not_waited_for() {
+    for acks in [v1::Acks::Leader, v1::Acks::None] {
+        let mut shard = leading(&[1], 1);
+        let request = v1::PushRequest { acks: acks.into(), ..request(0, 1, 10) };
+        assert_eq!(push(&mut shard, &request), [PartOutcome::default()]);
+    }
+}
+
+#[test]
+fn too_few_replicas_refuse_and_nothing_overtakes() {
+    let mut shard = leading(&[], 2);
+    assert_eq!(rejected(&mut shard, &request(0, 1, 10)), ErrorCode::NotEnoughReplicas);
+    assert_eq!(rejected(&mut shard, &request(0, 2, 10)), ErrorCode::OutOfSequence);
+    assert_eq!(rejected(&mut shard, &request(0, 1, 10)), ErrorCode::NotEnoughReplicas);
+}
+
+#[test]
+fn memory_full_of_uncommitted_messages_refuses_pushes() {
+    let mut shard = leading(&[1], 1);
+    let no_producer = v1::PushRequest { producer_id: 0, ..request(0, 1, 200_000) };
+    let stored = (0..).take_while(|_| push(&mut shard, &no_producer).is_empty()).take(1_000).count();
+    assert!((32..=84).contains(&stored), "{stored} requests of 200 kB fit");
+    assert!(shard.memory_used() <= ShardConfig::MEMORY_BYTES_MIN);
+    assert_eq!(rejected(&mut shard, &no_producer), ErrorCode::Overloaded);
+    assert_eq!(shard.stats().evicted_messages, 0);
+}
+
+#[test]
+fn requests_name_the_shards_that_own_their_messages() {
+    let count = VBucketCount::new(VBUCKETS).unwrap();
+    let scan = |messages: Vec<v1::Message>| -> Push {
+        scan_push(&v1::PushRequest { messages, ..v1::PushRequest::default() }.encode_to_vec(), usize::MAX).unwrap()
+    };
+    let message = |vbucket| v1::Message { key: key_of(vbucket), ..v1::Message::default() };
+    assert_eq!(shards_of(&scan(vec![]), count, 1), []);
+    assert_eq!(shards_of(&scan(vec![]), count, 2), []);
+    assert_eq!(shards_of(&scan(vec![message(1)]), count, 1), [ShardId(0)]);
+    assert_eq!(shards_of(&scan(vec![message(1), message(1)]), count, 2), [ShardId(1)]);
+    assert_eq!(shards_of(&scan(vec![message(1), message(0)]), count, 3), [ShardId(0), ShardId(1)]);
+}
