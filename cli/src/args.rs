@@ -112,7 +112,7 @@ pub(crate) enum Format {
     Payload,
     /// The payload and a line feed: what `push --chunk lines` sent.
     Lines,
-    /// An object per line with every field; binary as base64.
+    /// An object per line with every field. Bytes that are no text are in base64; `base64` lists the fields concerned.
     Json,
 }
 

@@ -49,13 +49,19 @@ pub(crate) fn code_of(outcome: anyhow::Result<()>) -> ExitCode {
         return ExitCode::from(PIPE_CLOSED);
     }
     let code = error.downcast_ref::<Failure>().map_or(FAILED, |failure| failure.code);
-    if code != INTERRUPTED {
+    if !matches!(code, INTERRUPTED | PIPE_CLOSED) {
         eprintln!("broky: {error:#}");
     }
     ExitCode::from(code)
 }
 
+/// Whether stdout broke. A broken connection to a server is another matter.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let inner = error.downcast_ref::<Failure>().map_or(error, |failure| &failure.error);
-    inner.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+    let inner = match error.downcast_ref::<Failure>() {
+        Some(failure) if failure.code == IO_ERROR => &failure.error,
+        Some(_) => return false,
+        None => error,
+    };
+    let mut causes = inner.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }

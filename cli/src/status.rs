@@ -35,7 +35,9 @@ struct Status {
 
 /// Asks a node how it is, and shows it.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
-    let body = get(args.admin, "/status").with_context(|| format!("no node answers on {}", args.admin)).or_exit(UNAVAILABLE)?;
+    let body = get(args.admin, "/status")
+        .with_context(|| format!("no node answers on {}", args.admin))
+        .or_exit(UNAVAILABLE)?;
     let mut out = std::io::stdout().lock();
     if args.json {
         out.write_all(body.as_bytes())?;
@@ -47,10 +49,19 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
 }
 
 fn show(out: &mut impl std::io::Write, status: &Status) -> std::io::Result<()> {
-    writeln!(out, "node           {} at {}, up {:.0} s, {} worker(s)", status.name, status.address, status.uptime_seconds, status.workers)?;
+    writeln!(
+        out,
+        "node           {} at {}, up {:.0} s, {} worker(s)",
+        status.name, status.address, status.uptime_seconds, status.workers
+    )?;
     writeln!(out, "cluster        {}", status.cluster_id)?;
     writeln!(out, "vbuckets led   {}", status.vbuckets_led)?;
-    writeln!(out, "memory         {} of {}", show_bytes(status.memory_used_bytes), show_bytes(status.memory_max_bytes))?;
+    writeln!(
+        out,
+        "memory         {} of {}",
+        show_bytes(status.memory_used_bytes),
+        show_bytes(status.memory_max_bytes)
+    )?;
     writeln!(out, "connections    {}, {} subscriptions", status.connections, status.subscriptions)?;
     writeln!(
         out,

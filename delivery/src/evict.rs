@@ -90,8 +90,9 @@ impl Delivery {
 
     /// Readers to cut off so that the oldest evicted blocks of a feed that transports hold, up to `through`, are let go.
     ///
-    /// A transport that asked for more and is still waiting lets go of what it was given by itself, so its reader goes
-    /// only when there is no other. None goes while one that was cut off is not closed: what it holds is still to come.
+    /// A transport that asked for more and is still waiting lets go of what it was given by itself. So its reader goes
+    /// only when there is no other, and never where readers of other feeds' shards may be the ones that hold them. None
+    /// goes while one that was cut off is not closed: what it holds is still to come.
     #[must_use]
     pub fn holders_of_evicted(&self, feed: FeedId, through: BlockSeq) -> Vec<SubscriptionId> {
         let oldest = self.oldest(feed);
@@ -112,6 +113,9 @@ impl Delivery {
         holders.sort_unstable();
         // Of several blocks in a transport only the last is known: the oldest holder goes, whatever it was given since.
         let Some((is_waiting, first, _)) = holders.first().copied() else { return Vec::new() };
+        if is_waiting && self.config.feeds > 1 {
+            return Vec::new();
+        }
         let through = through.max(first);
         let oldest = holders.into_iter().take_while(|holder| holder.0 == is_waiting && holder.1 <= through);
         oldest.map(|(_, _, id)| id).collect()

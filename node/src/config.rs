@@ -56,7 +56,7 @@ impl NodeConfig {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// An address cannot be listened on: in use, not of this machine, or not permitted. Choose another.
-    #[error("cannot listen on {address} for {purpose}: {source}")]
+    #[error("cannot listen on {address} for {purpose}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -66,7 +66,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The budget of each worker's shard is too small. Raise `--memory`.
-    #[error("--memory is too small for {workers} worker threads: {source}")]
+    #[error("--memory is too small for {workers} worker thread(s)")]
     Memory {
         /// How many share it.
         workers: u16,
@@ -74,7 +74,7 @@ pub enum StartError {
         source: ConfigError,
     },
     /// The system refuses a thread, a runtime or randomness.
-    #[error("cannot start {what}: {source}")]
+    #[error("cannot start {what}")]
     System {
         /// What was to be started.
         what: &'static str,

@@ -7,6 +7,9 @@ pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 pub const MESSAGE_BYTES_HARD_MAX: usize = BATCH_BYTES_MAX - 1024;
 /// Limit of one encoded `PushRequest`: 4 MiB.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// A `Delivery` does not exceed this many bytes unless a single message does: 2 MiB. Standard clients refuse more than
+/// 4 MiB unless told otherwise.
+pub const DELIVERY_BYTES_MAX: usize = 2 << 20;
 /// Most messages in one `PushRequest`. A batch of empty messages could otherwise hold two million.
 pub const BATCH_MESSAGES_MAX: usize = 65_536;
 /// Limit of one encoded `SubscribeRequest`: 4 MiB.

@@ -9,7 +9,8 @@
 //! that breaks the rules (two processes under one id) where it would otherwise lose messages in silence. Sequences of
 //! one vbucket are not contiguous, because the producer's other messages went elsewhere.
 //!
-//! Bounds: [`PRODUCERS_MAX`] producers, the one unused for longest gives way; [`RUNS_MAX`] runs of each.
+//! Bounds: [`PRODUCERS_MAX`] producers, fewer when the caller has no room for more; the one unused for longest gives way.
+//! [`RUNS_MAX`] runs of each.
 
 use std::collections::VecDeque;
 
@@ -77,10 +78,10 @@ impl Dedup {
         known.find(sequence)
     }
 
-    /// Notes that a message was stored at `offset`.
+    /// Notes that a message was stored at `offset`. Without `has_room` a producer not known yet takes another's place.
     #[inline]
-    pub fn stored(&mut self, producer: ProducerId, sequence: Sequence, offset: Offset) {
-        let known = self.entry(producer, offset);
+    pub fn stored(&mut self, producer: ProducerId, sequence: Sequence, offset: Offset, has_room: bool) {
+        let known = self.entry(producer, offset, has_room);
         known.used = offset;
         known.last = known.last.max(sequence);
         known.hole = None;
@@ -95,9 +96,9 @@ impl Dedup {
         }
     }
 
-    /// Notes that a new message was refused and may be offered again.
-    pub fn refused(&mut self, producer: ProducerId, sequence: Sequence, log_end: Offset) {
-        let known = self.entry(producer, log_end);
+    /// Notes that a new message was refused and may be offered again. `has_room` as in [`Dedup::stored`].
+    pub fn refused(&mut self, producer: ProducerId, sequence: Sequence, log_end: Offset, has_room: bool) {
+        let known = self.entry(producer, log_end, has_room);
         known.hole = Some(known.hole.map_or(sequence, |hole| hole.min(sequence)));
     }
 
@@ -114,8 +115,10 @@ impl Dedup {
     }
 
     #[inline]
-    fn entry(&mut self, producer: ProducerId, now: Offset) -> &mut Producer {
-        if self.producers.len() >= PRODUCERS_MAX && !self.producers.contains_key(&producer) {
+    fn entry(&mut self, producer: ProducerId, now: Offset, has_room: bool) -> &mut Producer {
+        // One is always remembered: a lone producer is never without deduplication.
+        let max = if has_room { PRODUCERS_MAX } else { 1 };
+        if self.producers.len() >= max && !self.producers.contains_key(&producer) {
             self.evict_least_recently_used();
         }
         self.producers.entry(producer).or_insert_with(|| Producer {
@@ -160,7 +163,7 @@ mod tests {
         let mut dedup = Dedup::default();
         for (offset, sequence) in sequences.iter().enumerate() {
             assert_eq!(dedup.check(P, Sequence(*sequence)), Verdict::New);
-            dedup.stored(P, Sequence(*sequence), Offset(offset as u64));
+            dedup.stored(P, Sequence(*sequence), Offset(offset as u64), true);
         }
         dedup
     }
@@ -187,17 +190,17 @@ mod tests {
     #[test]
     fn nothing_overtakes_a_refused_message() {
         let mut dedup = with(&[1, 2]);
-        dedup.refused(P, Sequence(4), Offset(2));
+        dedup.refused(P, Sequence(4), Offset(2), true);
         assert_eq!(dedup.check(P, Sequence(5)), Verdict::OutOfSequence);
         assert_eq!(dedup.check(P, Sequence(4)), Verdict::New);
-        dedup.stored(P, Sequence(4), Offset(2));
+        dedup.stored(P, Sequence(4), Offset(2), true);
         assert_eq!(dedup.check(P, Sequence(5)), Verdict::New);
     }
 
     #[test]
     fn first_refusal_of_an_unknown_producer_is_remembered() {
         let mut dedup = Dedup::default();
-        dedup.refused(P, Sequence(1), Offset(0));
+        dedup.refused(P, Sequence(1), Offset(0), true);
         assert_eq!(dedup.check(P, Sequence(2)), Verdict::OutOfSequence);
     }
 
@@ -206,10 +209,19 @@ mod tests {
         let mut dedup = Dedup::default();
         let max = PRODUCERS_MAX as u64;
         for n in 0..=max {
-            dedup.stored(ProducerId(n + 1), Sequence(1), Offset(n));
+            dedup.stored(ProducerId(n + 1), Sequence(1), Offset(n), true);
         }
         assert_eq!(dedup.len(), PRODUCERS_MAX);
         assert_eq!(dedup.check(ProducerId(1), Sequence(1)), Verdict::New);
+        assert_eq!(dedup.check(ProducerId(2), Sequence(1)), Verdict::Duplicate(Some(Offset(1))));
+    }
+
+    #[test]
+    fn without_room_a_new_producer_takes_the_place_of_another() {
+        let mut dedup = Dedup::default();
+        dedup.stored(ProducerId(1), Sequence(1), Offset(0), false);
+        dedup.stored(ProducerId(2), Sequence(1), Offset(1), false);
+        assert_eq!(dedup.len(), 1);
         assert_eq!(dedup.check(ProducerId(2), Sequence(1)), Verdict::Duplicate(Some(Offset(1))));
     }
 }

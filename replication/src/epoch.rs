@@ -45,6 +45,13 @@ impl EpochHistory {
         Some((*epoch, end))
     }
 
+    /// The epoch in which the message at `offset` was stored, if that is still known.
+    #[must_use]
+    pub fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
+        let behind = self.starts.partition_point(|(_, start)| *start <= offset);
+        self.starts.get(behind.checked_sub(1)?).map(|(epoch, _)| *epoch)
+    }
+
     /// Forgets epochs that lie wholly below `log_start`.
     pub fn evict(&mut self, log_start: Offset) {
         let keep = self.starts.partition_point(|(_, start)| *start <= log_start).saturating_sub(1);
@@ -76,6 +83,14 @@ mod tests {
         let history = history(&[(1, 0), (4, 10)]);
         assert_eq!(history.end_of(Epoch(3), Offset(40)), Some((Epoch(1), Offset(10))));
         assert_eq!(history.end_of(Epoch(0), Offset(40)), None);
+    }
+
+    #[test]
+    fn epoch_of_an_offset_is_the_one_it_lies_in() {
+        let history = history(&[(1, 0), (4, 10)]);
+        assert_eq!(history.epoch_at(Offset(9)), Some(Epoch(1)));
+        assert_eq!(history.epoch_at(Offset(10)), Some(Epoch(4)));
+        assert_eq!(EpochHistory::default().epoch_at(Offset(0)), None);
     }
 
     #[test]

@@ -61,9 +61,10 @@ impl Replica {
         self.role = Role::Leader(leader);
     }
 
-    /// Offers a message. `producer` is `None` when it is not to be deduplicated.
+    /// Offers a message. `producer` is `None` when it is not to be deduplicated; `has_room` says whether one more
+    /// producer may be remembered.
     #[inline]
-    pub fn append(&mut self, producer: Option<(ProducerId, Sequence)>) -> Append {
+    pub fn append(&mut self, producer: Option<(ProducerId, Sequence)>, has_room: bool) -> Append {
         let Role::Leader(leader) = &self.role else { return Append::NotLeader };
         if let Some((id, sequence)) = producer {
             match self.dedup.check(id, sequence) {
@@ -74,15 +75,22 @@ impl Replica {
         }
         if leader.is_frozen() {
             if let Some((id, sequence)) = producer {
-                self.dedup.refused(id, sequence, self.log.end());
+                self.dedup.refused(id, sequence, self.log.end(), has_room);
             }
             return Append::NotEnoughReplicas;
         }
         let offset = self.log.extend(1);
         if let Some((id, sequence)) = producer {
-            self.dedup.stored(id, sequence, offset);
+            self.dedup.stored(id, sequence, offset, has_room);
         }
         Append::Stored(offset)
+    }
+
+    /// Notes that a message was refused before it was offered, and may be pushed again: what follows it has to wait.
+    pub fn refuse(&mut self, (id, sequence): (ProducerId, Sequence), has_room: bool) {
+        if self.dedup.check(id, sequence) == Verdict::New {
+            self.dedup.refused(id, sequence, self.log.end(), has_room);
+        }
     }
 
     /// Commits what the ISR allows. Returns whether the high watermark moved.
@@ -113,6 +121,12 @@ impl Replica {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epochs.latest().unwrap_or_default()
+    }
+
+    /// The epoch in which the message at `offset` was stored.
+    #[must_use]
+    pub fn epoch_at(&self, offset: Offset) -> Epoch {
+        self.epochs.epoch_at(offset).unwrap_or_else(|| self.epoch())
     }
 
     /// What this replica is for.
@@ -156,7 +170,7 @@ mod tests {
     #[test]
     fn lone_leader_commits_through_the_same_high_watermark() {
         let mut replica = leading(&[], 1);
-        assert_eq!(replica.append(None), Append::Stored(Offset(0)));
+        assert_eq!(replica.append(None, true), Append::Stored(Offset(0)));
         assert!(!replica.log().is_committed());
         assert!(replica.advance_high_watermark());
         assert!(replica.log().is_committed());
@@ -166,7 +180,7 @@ mod tests {
     #[test]
     fn follower_ack_commits() {
         let mut replica = leading(&[1], 2);
-        replica.append(None);
+        replica.append(None, true);
         assert!(!replica.advance_high_watermark());
         assert!(replica.handle_ack(member(1), Offset(1)));
         assert_eq!(replica.log().high_watermark(), Offset(1));
@@ -176,22 +190,31 @@ mod tests {
     fn frozen_leader_refuses_before_it_appends() {
         let mut replica = leading(&[], 2);
         let first = Some((ProducerId(7), Sequence(1)));
-        assert_eq!(replica.append(first), Append::NotEnoughReplicas);
+        assert_eq!(replica.append(first, true), Append::NotEnoughReplicas);
         assert_eq!(replica.log().end(), Offset::ZERO);
-        assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)))), Append::OutOfSequence);
+        assert_eq!(replica.append(Some((ProducerId(7), Sequence(2))), true), Append::OutOfSequence);
     }
 
     #[test]
     fn retry_is_stored_once() {
         let mut replica = leading(&[], 1);
         let push = Some((ProducerId(7), Sequence(1)));
-        assert_eq!(replica.append(push), Append::Stored(Offset(0)));
-        assert_eq!(replica.append(push), Append::Duplicate(Some(Offset(0))));
+        assert_eq!(replica.append(push, true), Append::Stored(Offset(0)));
+        assert_eq!(replica.append(push, true), Append::Duplicate(Some(Offset(0))));
         assert_eq!(replica.log().end(), Offset(1));
     }
 
     #[test]
     fn replica_without_a_role_takes_nothing() {
-        assert_eq!(Replica::new(Lineage(1), Offset::ZERO).append(None), Append::NotLeader);
+        assert_eq!(Replica::new(Lineage(1), Offset::ZERO).append(None, true), Append::NotLeader);
+    }
+
+    #[test]
+    fn nothing_overtakes_a_message_refused_before_it_was_offered() {
+        let mut replica = leading(&[], 1);
+        replica.refuse((ProducerId(7), Sequence(1)), true);
+        assert_eq!(replica.append(Some((ProducerId(7), Sequence(2))), true), Append::OutOfSequence);
+        assert_eq!(replica.append(Some((ProducerId(7), Sequence(1))), true), Append::Stored(Offset(0)));
+        assert_eq!(replica.append(Some((ProducerId(7), Sequence(2))), true), Append::Stored(Offset(1)));
     }
 }

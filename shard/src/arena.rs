@@ -87,6 +87,11 @@ impl Arenas {
         self.standard_bytes.max(need + 1)
     }
 
+    /// Whether evicting blocks can free a buffer: whether there is another one than that being written to.
+    pub(crate) fn has_older(&self) -> bool {
+        self.in_use.len() > 1
+    }
+
     /// Notes that `seq` was cut from the buffer being written to.
     pub(crate) fn note_block(&mut self, seq: BlockSeq) {
         if let Some(arena) = self.in_use.back_mut() {

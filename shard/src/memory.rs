@@ -1,19 +1,19 @@
 //! The memory budget: what is evicted, and when a stalled reader has to go.
 //!
-//! Counted are the arenas, what each block costs beside its bytes, and the producers. Beyond the budget the oldest
-//! committed blocks go. Arenas whose blocks are all evicted but that a stalled transport still refers to count as well,
+//! Counted are the arenas, what each block costs beside its bytes, and the producers, which may take an eighth. Beyond the
+//! budget the oldest committed blocks go. Arenas whose blocks are all evicted but that a stalled transport still refers to count as well,
 //! so the budget holds whatever readers do; when they pass a quarter of it, the readers that hold the oldest of them are
 //! cut off.
 
 use std::sync::Arc;
 
-use broky_delivery::FeedId;
+use broky_delivery::{BlockSeq, FeedId};
 
 use crate::outbox::Outbox;
 use crate::shard::Shard;
 
 /// What one remembered producer of one vbucket costs, in bytes, roughly.
-const PRODUCER_BYTES: usize = 256;
+pub(crate) const PRODUCER_BYTES: usize = 256;
 
 impl Shard {
     /// Bytes in use under the budget.
@@ -70,7 +70,11 @@ impl Shard {
             if self.memory_used() + growth <= self.config.memory_bytes + leaving {
                 return true;
             }
-            if !self.arenas.release_spare(need) && !self.evict_oldest(out) {
+            if self.arenas.release_spare(need) {
+                continue;
+            }
+            // The blocks of the arena being written to stay: they free nothing, and whoever keeps up reads them next.
+            if !self.arenas.has_older() || !self.evict_oldest(out) {
                 return false;
             }
         }
@@ -105,7 +109,19 @@ impl Shard {
             return;
         }
         let Some(through) = self.arenas.oldest_pinned() else { return };
-        for id in self.delivery.holders_of_evicted(FeedId(self.config.shard.0), through) {
+        // Nobody can tell which shard's reader holds it.
+        out.mirror_cut = Some(through);
+        self.cut_holders_of(FeedId(self.config.shard.0), through, out);
+    }
+
+    /// Cuts off the readers of this shard that hold evicted blocks of a shard, up to `through`, because that shard needs
+    /// the memory.
+    pub fn handle_mirror_cut(&mut self, feed: FeedId, through: BlockSeq, out: &mut Outbox) {
+        self.cut_holders_of(feed, through, out);
+    }
+
+    fn cut_holders_of(&mut self, feed: FeedId, through: BlockSeq, out: &mut Outbox) {
+        for id in self.delivery.holders_of_evicted(feed, through) {
             self.delivery.end_for_memory(id);
             out.cut.push(id);
         }

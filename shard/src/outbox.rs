@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use broky_delivery::{Block, Entry, SubscriptionId};
+use broky_delivery::{Block, BlockSeq, Entry, SubscriptionId};
 
 use crate::outcome::PartOutcome;
 
@@ -41,4 +41,6 @@ pub struct Outbox {
     pub mirror: Vec<MirrorBlock>,
     /// How many of the oldest blocks the other shards have to drop.
     pub mirror_evicted: u64,
+    /// Blocks up to this one are gone and yet held: the other shards have to cut off their readers that hold them.
+    pub mirror_cut: Option<BlockSeq>,
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Offset, VBucketCount, VBucketId};
+use broky_proto::limits::DELIVERY_BYTES_MAX;
 use broky_proto::v1::{self, Acks, ErrorCode};
 use broky_proto::wire::{self, Push, Stored, stored_len_max};
 use broky_replication::{Append, Replica};
@@ -34,9 +36,10 @@ impl Shard {
     /// `request` are the bytes that were scanned. The outcome goes to `out.replies` under `ticket`: now, or when
     /// [`Shard::flush`] commits the block, as `push.acks` asks for. `now_unix_ns` is the wall clock.
     pub fn push(&mut self, now_unix_ns: i64, request: &[u8], push: &Push, ticket: Ticket, out: &mut Outbox) {
-        let need = self.room_needed(request, push);
+        let need = room_needed(request, push);
         if let Err(refusal) = self.make_room(need, out) {
-            out.replies.push(Reply { ticket, outcome: refused(push, |entry| self.owns_token(entry), &refusal) });
+            let outcome = self.refuse(push, &refusal);
+            out.replies.push(Reply { ticket, outcome });
             return;
         }
         let mut outcome = PartOutcome::default();
@@ -45,6 +48,9 @@ impl Shard {
         for entry in &push.entries {
             let vbucket = self.config.vbuckets.vbucket_of(entry.token);
             if owns_all || self.config.owns(vbucket) {
+                if self.open.len() + stored_len_max(entry.message.len as usize) > DELIVERY_BYTES_MAX {
+                    self.flush(out);
+                }
                 is_any_held |= self.store(now_unix_ns, request, push, entry, vbucket, &mut outcome);
             }
         }
@@ -66,10 +72,6 @@ impl Shard {
         }
     }
 
-    fn owns_token(&self, entry: &wire::Entry) -> bool {
-        self.config.owns(self.config.vbuckets.vbucket_of(entry.token))
-    }
-
     /// Stores one message; returns whether the log holds it, from now or from an earlier attempt.
     #[inline]
     fn store(
@@ -86,7 +88,7 @@ impl Shard {
             return false;
         };
         let producer = (push.producer.0 != 0).then(|| (push.producer, push.sequence.plus(u64::from(entry.index))));
-        let append = replica.append(producer);
+        let append = replica.append(producer, self.producers < self.producers_max);
         outcome.exceptions.extend(exception(entry.index, append));
         match append {
             Append::Stored(offset) => {
@@ -113,14 +115,38 @@ impl Shard {
         }
     }
 
-    /// Room for every message of a request with its broker-assigned fields.
-    fn room_needed(&self, request: &[u8], push: &Push) -> usize {
-        broky_proto::frame::PREFIX_LEN + request.len() + push.entries.len() * stored_len_max(0)
+    /// Stores nothing of a request. What follows it from the same producer has to wait for its retry.
+    fn refuse(&mut self, push: &Push, reason: &Arc<str>) -> PartOutcome {
+        let mut exceptions = Vec::new();
+        for entry in &push.entries {
+            let vbucket = self.config.vbuckets.vbucket_of(entry.token);
+            if !self.config.owns(vbucket) {
+                continue;
+            }
+            if let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0))
+                && push.producer.0 != 0
+            {
+                let sequence = push.sequence.plus(u64::from(entry.index));
+                replica.refuse((push.producer, sequence), self.producers < self.producers_max);
+            }
+            self.stats.rejected_messages += 1;
+            let kind = ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_string() };
+            exceptions.push(Exception { index: entry.index, kind });
+        }
+        PartOutcome { exceptions, positions: Vec::new() }
     }
 }
 
+/// Room for every message of a request with its broker-assigned fields, and for the prefix of each block it may take.
+fn room_needed(request: &[u8], push: &Push) -> usize {
+    let bytes = request.len() + push.entries.len() * stored_len_max(0);
+    bytes + PREFIX_LEN * (1 + bytes / (DELIVERY_BYTES_MAX / 2))
+}
+
 fn note_position(outcome: &mut PartOutcome, index: u32, vbucket: VBucketId, replica: &Replica, offset: Offset) {
+    let epoch = replica.epoch_at(offset).0;
     if let Some(last) = outcome.positions.last_mut()
+        && last.epoch == epoch
         && last.first + last.count == index
         && last.vbucket == u32::from(vbucket.0)
         && last.offset + u64::from(last.count) == offset.0
@@ -133,16 +159,7 @@ fn note_position(outcome: &mut PartOutcome, index: u32, vbucket: VBucketId, repl
         count: 1,
         vbucket: u32::from(vbucket.0),
         lineage: replica.log().lineage().0,
-        epoch: replica.epoch().0,
+        epoch,
         offset: offset.0,
     });
-}
-
-/// The outcome of a part of which nothing was stored.
-fn refused(push: &Push, owns: impl Fn(&wire::Entry) -> bool, reason: &Arc<str>) -> PartOutcome {
-    let exceptions = push.entries.iter().filter(|entry| owns(entry)).map(|entry| Exception {
-        index: entry.index,
-        kind: ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_string() },
-    });
-    PartOutcome { exceptions: exceptions.collect(), positions: Vec::new() }
 }

@@ -59,6 +59,8 @@ pub struct Shard {
     pub(crate) overhead_bytes: usize,
     /// Producers remembered by all vbuckets, as of their last block.
     pub(crate) producers: usize,
+    /// Beyond this many, a new one takes the place of another of its vbucket.
+    pub(crate) producers_max: usize,
     producers_of: Vec<usize>,
     pub(crate) stats: ShardStats,
 }
@@ -85,6 +87,7 @@ impl Shard {
             arenas: Arenas::new(config.arena_bytes()),
             overhead_bytes: 0,
             producers: 0,
+            producers_max: config.memory_bytes / 8 / crate::memory::PRODUCER_BYTES,
             producers_of: vec![0; config.vbuckets.len()],
             stats: ShardStats::default(),
             config,

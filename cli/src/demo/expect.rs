@@ -42,7 +42,9 @@ impl Tally {
     /// Whether the same messages came in the same order, key_partition by key_partition.
     pub(super) fn agrees_with(&self, other: &Self) -> bool {
         let digests = |tally: &Self| -> Vec<(Vec<u8>, u64, u64)> {
-            let digest = |(partition, (count, hash)): (&Vec<u8>, &(u64, DefaultHasher))| (partition.clone(), *count, hash.finish());
+            let digest = |(partition, (count, hash)): (&Vec<u8>, &(u64, DefaultHasher))| {
+                (partition.clone(), *count, hash.finish())
+            };
             tally.partitions.iter().map(digest).collect()
         };
         digests(self) == digests(other)

@@ -60,7 +60,8 @@ async fn demo(address: &str, input: Arc<Input>) -> anyhow::Result<()> {
     }
     let time = started.elapsed();
     client.close().await;
-    let rows: Vec<_> = SUBSCRIBERS.iter().zip(&expected).zip(&got).map(|(((pattern, _), want), got)| (*pattern, want, got)).collect();
+    let rows: Vec<_> =
+        SUBSCRIBERS.iter().zip(&expected).zip(&got).map(|(((pattern, _), want), got)| (*pattern, want, got)).collect();
     let is_good = report::print(&rows, pushed, push_time, time) && pushed == input.total();
     if is_good { Ok(()) } else { Err(fail(FAILED, "the demo lost, repeated or reordered messages")) }
 }

@@ -7,7 +7,12 @@ use crate::units::show_count;
 
 /// Prints what each subscriber got, and the verdict. Returns whether everything is as it must be.
 pub(super) fn print(rows: &[(&str, &Tally, &Tally)], pushed: u64, push_time: Duration, time: Duration) -> bool {
-    println!("pushed and committed {} messages in {:.2} s, {}/s\n", show_count(pushed), push_time.as_secs_f64(), rate(pushed, push_time));
+    println!(
+        "pushed and committed {} messages in {:.2} s, {}/s\n",
+        show_count(pushed),
+        push_time.as_secs_f64(),
+        rate(pushed, push_time)
+    );
     println!("  {:<12} {:>12} {:>12} {:>10}  order and content", "pattern", "expected", "delivered", "missed");
     let mut is_good = true;
     for (pattern, want, got) in rows {
@@ -22,7 +27,12 @@ pub(super) fn print(rows: &[(&str, &Tally, &Tally)], pushed: u64, push_time: Dur
     is_good
 }
 
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shown with three digits")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "shown with three digits"
+)]
 fn rate(count: u64, time: Duration) -> String {
     show_count((count as f64 / time.as_secs_f64().max(1e-9)) as u64)
 }

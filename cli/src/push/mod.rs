@@ -39,13 +39,8 @@ async fn push(args: &PushArgs) -> anyhow::Result<()> {
     let producer = client.producer_with(options).or_exit(UNAVAILABLE)?;
     let mut input = Input::open(args.chunk, args.block_size).or_exit(NO_INPUT)?;
     let progress = progress(args, input.bytes());
-    let mut pusher = Pusher {
-        producer: &producer,
-        args,
-        outcomes: Outcomes::default(),
-        started: Instant::now(),
-        pushed: 0,
-    };
+    let mut pusher =
+        Pusher { producer: &producer, args, outcomes: Outcomes::default(), started: Instant::now(), pushed: 0 };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let ended = tokio::select! {
@@ -114,7 +109,8 @@ impl Pusher<'_> {
     async fn push_one(&mut self, payload: &[u8]) -> anyhow::Result<()> {
         self.pace().await;
         let partition = self.args.partition.as_deref().unwrap_or_default();
-        let message = MessageRef { key_partition: partition.as_bytes(), ..MessageRef::new(self.args.key.as_bytes(), payload) };
+        let message =
+            MessageRef { key_partition: partition.as_bytes(), ..MessageRef::new(self.args.key.as_bytes(), payload) };
         self.pushed += 1;
         match self.producer.push(message).await {
             Ok(ticket) => self.outcomes.add(self.pushed, ticket),

@@ -1,5 +1,7 @@
 //! How a message is written.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use base64::Engine as _;
@@ -25,13 +27,13 @@ pub(super) fn write_message(out: &mut impl Write, format: Format, message: &Mess
     }
 }
 
-/// Every field of a message; bytes as base64, because any bytes may stand there.
+/// Every field of a message. Bytes that are not UTF-8 are in base64, and `base64` names the fields for which that holds.
 #[derive(Serialize)]
-struct Json {
-    key: String,
-    key_partition: String,
-    payload: String,
-    headers: std::collections::BTreeMap<String, String>,
+struct Json<'a> {
+    key: Cow<'a, str>,
+    key_partition: Cow<'a, str>,
+    payload: Cow<'a, str>,
+    headers: BTreeMap<String, String>,
     uid: Option<String>,
     ts_producer: i64,
     retain: bool,
@@ -41,16 +43,33 @@ struct Json {
     epoch: u64,
     vbucket: u16,
     offset: u64,
+    base64: Vec<String>,
 }
 
-impl Json {
-    fn new(message: &MessageView<'_>) -> Self {
-        let base64 = |bytes: &[u8]| STANDARD.encode(bytes);
+impl<'a> Json<'a> {
+    fn new(message: &MessageView<'a>) -> Self {
+        let mut base64 = Vec::new();
+        let mut text = |name: &str, bytes: &'a [u8]| match std::str::from_utf8(bytes) {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => {
+                base64.push(name.to_owned());
+                Cow::Owned(STANDARD.encode(bytes))
+            }
+        };
+        let (key, key_partition) = (text("key", message.key()), text("key_partition", message.key_partition()));
+        let payload = text("payload", message.payload());
+        let headers = message.headers().into_iter().map(|(name, value)| {
+            let value = String::from_utf8(value.to_vec()).unwrap_or_else(|_| {
+                base64.push(format!("headers.{name}"));
+                STANDARD.encode(&value)
+            });
+            (name, value)
+        });
         Self {
-            key: base64(message.key()),
-            key_partition: base64(message.key_partition()),
-            payload: base64(message.payload()),
-            headers: message.headers().into_iter().map(|(name, value)| (name, base64(&value))).collect(),
+            key,
+            key_partition,
+            payload,
+            headers: headers.collect(),
             uid: message.uid().map(|uid| Ksuid::from_bytes(uid).to_string()),
             ts_producer: message.ts_producer(),
             retain: message.retain(),
@@ -60,6 +79,7 @@ impl Json {
             epoch: message.epoch().0,
             vbucket: message.vbucket().0,
             offset: message.offset().0,
+            base64,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod format;
 mod position;
+mod stdout;
 
 use std::io::{self, Write as _};
 
@@ -10,7 +11,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::SubArgs;
-use crate::exit::{FAILED, INTERRUPTED, IO_ERROR, OrExit as _, UNAVAILABLE, fail};
+use crate::exit::{FAILED, INTERRUPTED, IO_ERROR, OrExit as _, PIPE_CLOSED, UNAVAILABLE, fail};
 use format::write_message;
 use position::PositionFile;
 
@@ -42,12 +43,18 @@ async fn subscribe(args: &SubArgs) -> anyhow::Result<()> {
     let mut subscription = client.subscribe(options).await.or_exit(FAILED)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut printer = Printer { args, out: io::BufWriter::with_capacity(OUTPUT_BYTES, io::stdout().lock()), left: args.count };
+    let mut reader_gone = stdout::closed();
+    let mut printer =
+        Printer { args, out: io::BufWriter::with_capacity(OUTPUT_BYTES, io::stdout().lock()), left: args.count };
     let code = loop {
+        if printer.left == Some(0) {
+            break 0;
+        }
         let event = tokio::select! {
             biased;
             _ = interrupt.recv() => break INTERRUPTED,
             _ = terminate.recv() => break 0,
+            () = &mut reader_gone => break PIPE_CLOSED,
             event = subscription.next() => event,
         };
         if printer.take_all(&mut subscription, event)? {
@@ -58,7 +65,9 @@ async fn subscribe(args: &SubArgs) -> anyhow::Result<()> {
             position.write_sometimes(&token)?;
         }
     };
-    printer.out.flush().or_exit(IO_ERROR)?;
+    if code != PIPE_CLOSED {
+        printer.out.flush().or_exit(IO_ERROR)?;
+    }
     drop(printer);
     if let (Some(position), Some(token)) = (&mut position, subscription.resume_token()) {
         position.write(&token)?;

@@ -43,7 +43,9 @@ impl PositionFile {
     /// A file that cannot be written is noticed before anything is read.
     fn check_writable(&self) -> anyhow::Result<()> {
         let probe = self.temporary();
-        fs::write(&probe, b"").with_context(|| format!("cannot keep a position in {}", self.path.display())).or_exit(IO_ERROR)?;
+        fs::write(&probe, b"")
+            .with_context(|| format!("cannot keep a position in {}", self.path.display()))
+            .or_exit(IO_ERROR)?;
         fs::remove_file(&probe).or_exit(IO_ERROR)
     }
 

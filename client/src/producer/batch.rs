@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::error::PushError;
-use super::ticket::{Outcomes, Settled, Ticket};
+use super::ticket::{Outcomes, Settled};
 use crate::encode::{Encoder, OPTIONS_BYTES_MAX, Options, append_options};
 
 /// Buffers kept for the next batches, at most.
@@ -76,19 +76,19 @@ impl Batch {
         }
     }
 
-    /// Appends a message.
+    /// Appends a message; returns its index.
     ///
     /// # Panics
     /// When the batch was sent already.
     #[inline]
-    pub(super) fn append(&mut self, message: &Encoder<'_>) -> Ticket {
+    pub(super) fn append(&mut self, message: &Encoder<'_>) -> u32 {
         let Body::Open(buffer) = &mut self.body else { panic!("only a batch that was never sent grows") };
         message.append(buffer);
-        let ticket = Ticket::new(&self.outcomes, self.messages);
+        let index = self.messages;
         self.messages += 1;
         self.unsettled += 1;
         self.charge += message.field_len();
-        ticket
+        index
     }
 
     pub(super) fn was_sent(&self) -> bool {

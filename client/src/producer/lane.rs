@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::error::PushError;
 use super::options::ProducerOptions;
-use super::ticket::Ticket;
+use super::ticket::Outcomes;
 use super::window::{FlushSummary, Next, Violation, Window};
 use crate::backoff::random;
 use crate::encode::Encoder;
@@ -90,9 +90,14 @@ impl Lane {
         }
     }
 
-    /// Appends a message to the open batch, or says that there is no room. The flag says whether that filled a batch.
+    /// Appends a message to the open batch, or says that there is no room. Returns what `handle` makes of the batch's
+    /// outcomes and the message's index; the flag says whether that filled a batch.
     #[inline]
-    pub(super) fn append(&self, message: &Encoder<'_>) -> Result<(Ticket, bool), PushError> {
+    pub(super) fn append<T>(
+        &self,
+        message: &Encoder<'_>,
+        handle: impl FnOnce(&Arc<Outcomes>, u32) -> T,
+    ) -> Result<(T, bool), PushError> {
         let mut state = self.lock();
         if state.is_closing {
             return Err(PushError::Closed);
@@ -100,7 +105,7 @@ impl Lane {
         if !state.window.has_room(message.field_len()) {
             return Err(PushError::WouldBlock);
         }
-        let appended = state.window.append(message, Instant::now);
+        let appended = state.window.append(message, Instant::now, handle);
         let is_driver_asleep = !std::mem::replace(&mut state.is_ticking, true);
         let waker = state.unpark();
         drop(state);

@@ -19,6 +19,7 @@ use self::driver::Driver;
 pub use self::error::PushError;
 pub(crate) use self::lane::Lane;
 pub use self::options::ProducerOptions;
+use self::ticket::Outcomes;
 pub use self::ticket::{Position, Receipt, Ticket};
 pub use self::window::FlushSummary;
 use crate::backoff::Backoff;
@@ -73,16 +74,24 @@ impl Producer {
     #[inline]
     pub async fn push(&self, message: impl AsMessage) -> Result<Ticket, PushError> {
         let message = self.encoder(&message)?;
-        let (ticket, is_closed) = match self.lane.append(&message) {
-            Err(PushError::WouldBlock) => self.lane.when_room(|| self.lane.append(&message)).await?,
-            outcome => outcome?,
-        };
-        if is_closed {
-            // Lets the transport have the full batch while it is warm. A loop that only pushes would otherwise fill the
-            // whole window before the transport runs.
-            tokio::task::yield_now().await;
+        match self.lane.append(&message, Ticket::new) {
+            Ok((ticket, false)) => Ok(ticket),
+            appended => self.finish(&message, appended, Ticket::new).await,
         }
-        Ok(ticket)
+    }
+
+    /// As [`Producer::push`], without a ticket, which costs less: what became of the message shows in the
+    /// [`FlushSummary`] only.
+    ///
+    /// # Errors
+    /// As `push`.
+    #[inline]
+    pub async fn push_detached(&self, message: impl AsMessage) -> Result<(), PushError> {
+        let message = self.encoder(&message)?;
+        match self.lane.append(&message, |_, _| ()) {
+            Ok(((), false)) => Ok(()),
+            appended => self.finish(&message, appended, |_, _| ()).await,
+        }
     }
 
     /// As [`Producer::push`], without waiting.
@@ -92,7 +101,7 @@ impl Producer {
     #[inline]
     pub fn try_push(&self, message: impl AsMessage) -> Result<Ticket, PushError> {
         let message = self.encoder(&message)?;
-        Ok(self.lane.append(&message)?.0)
+        Ok(self.lane.append(&message, Ticket::new)?.0)
     }
 
     /// Pushes a message and waits for its outcome.
@@ -119,6 +128,25 @@ impl Producer {
     pub async fn close(self) -> FlushSummary {
         self.lane.close();
         self.lane.finished().await
+    }
+
+    /// What is left to do when a message could not be appended at once, or filled a batch.
+    async fn finish<T>(
+        &self,
+        message: &Encoder<'_>,
+        appended: Result<(T, bool), PushError>,
+        handle: impl Fn(&Arc<Outcomes>, u32) -> T,
+    ) -> Result<T, PushError> {
+        let (handle, is_closed) = match appended {
+            Err(PushError::WouldBlock) => self.lane.when_room(|| self.lane.append(message, &handle)).await?,
+            appended => appended?,
+        };
+        if is_closed {
+            // Lets the transport have the full batch while it is warm. A loop that only pushes would otherwise fill the
+            // whole window before the transport runs.
+            tokio::task::yield_now().await;
+        }
+        Ok(handle)
     }
 
     #[inline]

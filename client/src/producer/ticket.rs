@@ -146,12 +146,14 @@ pub struct Ticket {
     outcomes: Arc<Outcomes>,
     index: u32,
     /// Where in `wakers` our waker is, and at which count of wake-ups it was put there.
-    waiting: Option<(u32, usize)>,
+    waiting_at: u32,
+    waiting_since: u32,
 }
 
 impl Ticket {
     pub(crate) fn new(outcomes: &Arc<Outcomes>, index: u32) -> Self {
-        Self { outcomes: Arc::clone(outcomes), index, waiting: None }
+        // The last count, at which there is no place of ours yet.
+        Self { outcomes: Arc::clone(outcomes), index, waiting_at: u32::MAX, waiting_since: u32::MAX }
     }
 
     /// The outcome, if it is settled.
@@ -170,11 +172,13 @@ impl Future for Ticket {
         if let Some(outcome) = inner.outcome(this.index) {
             return Poll::Ready(outcome);
         }
-        let own = this.waiting.filter(|(wakes, _)| *wakes == inner.wakes);
-        match own.and_then(|(_, at)| inner.wakers.get_mut(at)) {
+        let is_registered = this.waiting_since == inner.wakes;
+        match inner.wakers.get_mut(this.waiting_at as usize).filter(|_| is_registered) {
             Some(waker) => waker.clone_from(cx.waker()),
             None => {
-                this.waiting = Some((inner.wakes, inner.wakers.len()));
+                this.waiting_since = inner.wakes;
+                // There are at most as many as messages in the batch.
+                this.waiting_at = u32::try_from(inner.wakers.len()).unwrap_or(u32::MAX);
                 inner.wakers.push(cx.waker().clone());
             }
         }

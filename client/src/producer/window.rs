@@ -7,11 +7,11 @@
 //!
 //! A refusal that asks for a retry stops the sending, because what is behind the refused message in its vbucket must not
 //! overtake it. The answers still to come are taken in, then, after a wait, the oldest unsettled batch goes alone
-//! (`Phase::Probing`); once that is through, the rest follows. A batch is sent again whole: the broker answers the
-//! messages it has as duplicates, and the outcome they have stands.
+//! (`Phase::Probing`); once that is through, the rest follows. A batch is sent again whole: what it has, the broker
+//! answers as duplicate, and the outcome that was told stands.
 //!
-//! **Invariant:** a message has one outcome, its first. "Rejected" is reported only when every attempt was answered, and
-//! answered with a refusal; if one attempt went unanswered the outcome is "unknown".
+//! **Invariant:** a message has one outcome. "Rejected" is reported only when every attempt was answered, and answered with
+//! a refusal, and none will follow; if one attempt went unanswered the outcome is "unknown".
 //!
 //! The hard case: a message is given up at its deadline after refusals. The broker may refuse everything behind it in
 //! its vbucket as out of sequence for as long as it is missing, so batches that were never sent then go under a new
@@ -21,6 +21,7 @@
 //! Source: Kafka's idempotent producer (KIP-98, and KIP-360 for the change of id).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use broky_proto::id::{ProducerId, Sequence};
 use broky_proto::limits::BATCH_MESSAGES_MAX;
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 use super::batch::{Batch, Spare};
 use super::error::PushError;
 use super::options::ProducerOptions;
-use super::ticket::{Settled, Ticket};
+use super::ticket::{Outcomes, Settled};
 use crate::encode::{Encoder, Options};
 
 /// Counts of settled messages since the producer was made.
@@ -133,9 +134,15 @@ impl Window {
         self.charge == 0 || self.charge + field_len <= self.options.in_flight_bytes_max
     }
 
-    /// Appends a message to the open batch. Returns its ticket, and whether a batch was closed because it is full.
+    /// Appends a message to the open batch. Returns what `handle` makes of the batch's outcomes and the message's index,
+    /// and whether a batch was closed because it is full.
     #[inline]
-    pub(crate) fn append(&mut self, message: &Encoder<'_>, now: impl FnOnce() -> Instant) -> (Ticket, bool) {
+    pub(crate) fn append<T>(
+        &mut self,
+        message: &Encoder<'_>,
+        now: impl FnOnce() -> Instant,
+        handle: impl FnOnce(&Arc<Outcomes>, u32) -> T,
+    ) -> (T, bool) {
         let len = message.field_len();
         let mut is_closed = false;
         if self.open.as_ref().is_some_and(|open| open.charge + len > self.options.batch_bytes_max) {
@@ -145,13 +152,14 @@ impl Window {
         let open = self.open.get_or_insert_with(|| {
             Batch::new(&mut self.spare, self.options.batch_bytes_max, now() + self.options.delivery_timeout)
         });
-        let ticket = open.append(message);
+        let index = open.append(message);
+        let handle = handle(&open.outcomes, index);
         self.charge += len;
         if open.charge >= self.options.batch_bytes_max || open.messages as usize >= BATCH_MESSAGES_MAX {
             self.close_open();
             is_closed = true;
         }
-        (ticket, is_closed)
+        (handle, is_closed)
     }
 
     /// Lets the open batch go at the next opportunity, whatever is unanswered. Returns the mark at which everything
@@ -394,32 +402,35 @@ pub(super) fn check_coverage(response: &PushResponse, messages: u32) -> Result<(
     if covered == messages { Ok(()) } else { Err(Violation("outcomes do not cover the request")) }
 }
 
-/// Settles what the answer settles.
+/// Settles what the answer settles: what is committed, and, unless the batch has to go again, what is refused for good.
+/// If it has to, another node may take what this one refused, so that only the last answer can be told.
 fn apply(batch: &mut Batch, response: PushResponse, summary: &mut FlushSummary) -> Answer {
     let mut answer = Answer { wants_retry: false, wants_leave: false };
     let was_in_doubt = batch.is_in_doubt;
+    for outcome in &response.outcomes {
+        let is_unknown = outcome.kind() == OutcomeKind::Unknown;
+        let is_refused = outcome.kind() == OutcomeKind::Rejected;
+        if (is_unknown || is_refused && outcome.retry) && batch.has_unsettled(outcome.first, outcome.count) {
+            answer.wants_retry = true;
+            batch.is_in_doubt |= is_unknown;
+        }
+        if is_refused {
+            batch.refusal = Some(rejected(outcome.code(), &outcome.reason, outcome.retry));
+            answer.wants_leave |= outcome.code() == ErrorCode::ShuttingDown;
+        }
+    }
     batch.outcomes.add_positions(response.positions);
     for outcome in response.outcomes {
         let settled = match outcome.kind() {
             OutcomeKind::Committed => Settled::Committed { duplicate: outcome.duplicate },
-            OutcomeKind::Rejected if outcome.retry => {
-                batch.refusal = Some(rejected(outcome.code(), &outcome.reason, true));
-                answer.wants_retry |= batch.has_unsettled(outcome.first, outcome.count);
-                answer.wants_leave |= outcome.code() == ErrorCode::ShuttingDown;
-                continue;
-            }
+            OutcomeKind::Rejected if answer.wants_retry || outcome.retry => continue,
             OutcomeKind::Rejected if was_in_doubt => {
-                let words =
-                    format!("{}: {}, after an attempt without an answer", outcome.code().name(), outcome.reason);
+                let code = outcome.code().name();
+                let words = format!("{code}: {}, after an attempt without an answer", outcome.reason);
                 Settled::Failed(PushError::Unknown { reason: words.into() })
             }
             OutcomeKind::Rejected => Settled::Failed(rejected(outcome.code(), &outcome.reason, false)),
-            OutcomeKind::Unknown | OutcomeKind::Unspecified => {
-                let wants_retry = batch.has_unsettled(outcome.first, outcome.count);
-                batch.is_in_doubt |= wants_retry;
-                answer.wants_retry |= wants_retry;
-                continue;
-            }
+            OutcomeKind::Unknown | OutcomeKind::Unspecified => continue,
         };
         let count = batch.settle_run(outcome.first, outcome.count, &settled);
         summary.add(&settled, count);

@@ -13,6 +13,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::message::MessageRef;
+use crate::producer::Ticket;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -65,6 +66,11 @@ impl Model {
             let lane = (request.producer_id, vbucket);
             let duplicate = self.known.contains(&id);
             let is_ahead = self.refused.get(&lane).is_some_and(|refused| *refused < id.1);
+            if number % 7 == 3 {
+                // As a node does that finds a message too large: each time, and before it looks at the sequence.
+                let (kind, code) = (OutcomeKind::Rejected.into(), ErrorCode::MessageTooLarge.into());
+                return Outcome { first: index, count: 1, kind, code, ..Outcome::default() };
+            }
             let code = match (duplicate, refuse >> vbucket & 1, is_ahead) {
                 (true, ..) | (false, 0, false) => None,
                 (false, 0, true) => Some(ErrorCode::OutOfSequence),
@@ -152,7 +158,7 @@ impl World {
         let message = Encoder::new(MessageRef::new(&key, &number));
         if self.window.has_room(message.field_len()) {
             let now = self.now;
-            self.tickets.push(self.window.append(&message, || now).0);
+            self.tickets.push(self.window.append(&message, || now, Ticket::new).0);
         }
     }
 

@@ -6,6 +6,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::message::{AsMessage as _, Message};
+use crate::producer::Ticket;
 use crate::producer::ticket::Receipt;
 
 const COMMITTED: Result<Receipt, PushError> = Ok(Receipt { position: None, duplicate: false });
@@ -27,7 +28,7 @@ impl Bench {
     fn push(&mut self, payload: &str) {
         let message = Message::new("k", payload.to_owned());
         let now = self.now;
-        let (ticket, _) = self.window.append(&Encoder::new(message.as_message()), || now);
+        let (ticket, _) = self.window.append(&Encoder::new(message.as_message()), || now, Ticket::new);
         self.tickets.push(ticket);
         self.window.check_invariants();
     }
@@ -147,7 +148,7 @@ fn full_batch_is_closed_and_room_runs_out() {
 fn batch_holds_no_more_messages_than_a_request_may() {
     let mut bench = Bench::new(ProducerOptions { batch_bytes_max: 4 << 20, ..ProducerOptions::default() });
     for _ in 0..=BATCH_MESSAGES_MAX {
-        let (ticket, _) = bench.window.append(&Encoder::new(crate::MessageRef::default()), Instant::now);
+        let (ticket, _) = bench.window.append(&Encoder::new(crate::MessageRef::default()), Instant::now, Ticket::new);
         drop(ticket);
     }
     assert_eq!(bench.send().unwrap().messages.len(), BATCH_MESSAGES_MAX);
@@ -255,6 +256,19 @@ fn final_refusal_settles_at_once_and_alone() {
     };
     assert_eq!(code(bench.outcome(1)), Some(ErrorCode::MessageTooLarge));
     assert_eq!((bench.outcome(0), bench.outcome(2)), (Some(COMMITTED), Some(COMMITTED)));
+}
+
+#[test]
+fn final_refusal_is_not_told_while_the_batch_has_to_go_again() {
+    let mut bench = Bench::new(eager());
+    ["a", "b"].iter().for_each(|payload| bench.push(payload));
+    bench.send_all();
+    bench.answer(vec![refused(0, 1, ErrorCode::MessageTooLarge), refused(1, 1, ErrorCode::NotLeader)]);
+    assert_eq!((bench.outcome(0), bench.outcome(1)), (None, None));
+    bench.window.handle_retry();
+    bench.send_all();
+    bench.answer(vec![committed(0, 2)]);
+    assert_eq!((bench.outcome(0), bench.outcome(1)), (Some(COMMITTED), Some(COMMITTED)), "another node takes it");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use broky_proto::id::{Offset, VBucketId};
 use broky_proto::v1;
-use broky_proto::wire::scan_delivery;
+use broky_proto::wire::{Fields, scan_delivery};
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -55,9 +55,11 @@ impl Intake {
     pub(super) fn handle_delivery(&mut self, bytes: Bytes) -> Result<Taken, SubscribeError> {
         let mut entries = self.spare.take();
         let mut damaged = None;
+        // Made once: each new one looks up what the processor can do.
+        let fresh = crc32fast::Hasher::new();
         let rest = scan_delivery(&bytes, |message, content, fields| {
             if damaged.is_none() {
-                let actual = fields.checksum(content);
+                let actual = checksum(&fresh, content, &fields);
                 if actual == fields.crc32 {
                     entries.push(Entry { message, fields });
                 } else {
@@ -119,6 +121,16 @@ impl Intake {
         let vbucket = VBucketId(u16::try_from(entry.fields.vbucket).ok()?);
         Some((vbucket, self.cursors.slot(vbucket).before_message(entry.fields.epoch, entry.fields.offset)))
     }
+}
+
+/// The CRC-32 over key_partition, key and payload.
+#[inline]
+fn checksum(fresh: &crc32fast::Hasher, message: &[u8], fields: &Fields) -> u32 {
+    let mut crc = fresh.clone();
+    crc.update(fields.key_partition.of(message));
+    crc.update(fields.key.of(message));
+    crc.update(fields.payload.of(message));
+    crc.finalize()
 }
 
 /// Why a delivery was refused.

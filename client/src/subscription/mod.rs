@@ -31,6 +31,7 @@ use self::intake::Intake;
 use self::open::{Opened, Opening};
 pub use self::options::{OnSlow, ResumeToken, Start, SubscribeOptions};
 pub(crate) use self::upstream::Upstream;
+use crate::backoff::Backoff;
 use crate::client::Shared;
 use crate::transport::{CallError, Connection, Responses};
 
@@ -54,6 +55,8 @@ pub struct Subscription {
     taken: u64,
     reconnects: u64,
     messages: u64,
+    /// Failures since something was last delivered.
+    backoff: Backoff,
 }
 
 /// What a subscription did so far.
@@ -102,6 +105,7 @@ impl Subscription {
         }
         let upstream = Arc::new(Upstream::default());
         shared.register(&upstream);
+        let backoff = shared.backoff();
         let mut subscription = Self {
             shared,
             upstream,
@@ -112,6 +116,7 @@ impl Subscription {
             taken: 0,
             reconnects: 0,
             messages: 0,
+            backoff,
         };
         subscription.open_first().await?;
         Ok(subscription)
@@ -194,6 +199,7 @@ impl Subscription {
             avoid,
             deadline,
             is_retry,
+            backoff: self.backoff,
         }
     }
 
@@ -201,6 +207,7 @@ impl Subscription {
     fn handle_opened(&mut self, opened: Opened) -> Result<(), SubscribeError> {
         self.intake.handle_open();
         self.taken = 0;
+        self.backoff = opened.backoff;
         let taken = self.intake.handle_delivery(opened.first)?;
         self.left = taken.batch.map(|batch| Left { batch, gap: 0, message: 0 });
         self.state = match taken.error {
@@ -222,7 +229,7 @@ impl Subscription {
                 State::Opening(opening) => {
                     let Poll::Ready(opened) = opening.as_mut().poll(cx) else { return self.pending_unless_closed(cx) };
                     if let Err(error) = opened.and_then(|opened| self.handle_opened(opened)) {
-                        self.fail(error);
+                        self.state = if self.shared.is_closed() { State::Ended } else { State::Failed(error) };
                     } else if let Some(left) = self.left.take() {
                         return Poll::Ready(Some(Ok(left.batch)));
                     }
@@ -233,6 +240,7 @@ impl Subscription {
                     };
                     match delivery {
                         Ok(delivery) => {
+                            self.backoff.reset();
                             if let Some(batch) = self.handle_delivery(delivery) {
                                 return Poll::Ready(Some(Ok(batch)));
                             }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::error::SubscribeError;
 use super::upstream::Upstream;
-use crate::backoff::random;
+use crate::backoff::{Backoff, random};
 use crate::client::Shared;
 use crate::transport::{CallError, ConnectError, Connection, Dialing, Lease, Method, RequestBody, Responses};
 
@@ -18,6 +18,8 @@ pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) responses: Responses,
     pub(super) first: Bytes,
+    /// Failures so far, for the next time.
+    pub(super) backoff: Backoff,
 }
 
 /// What it takes to open a stream.
@@ -32,6 +34,7 @@ pub(super) struct Opening {
     pub(super) deadline: Option<Instant>,
     /// Whether the first attempt has to wait.
     pub(super) is_retry: bool,
+    pub(super) backoff: Backoff,
 }
 
 /// Why one attempt failed.
@@ -43,9 +46,8 @@ enum Failure {
 impl Opening {
     /// Tries until a stream is open, the node refuses for good, or the deadline passes.
     pub(super) async fn run(mut self) -> Result<Opened, SubscribeError> {
-        let mut backoff = self.shared.backoff();
         if self.is_retry {
-            tokio::time::sleep(backoff.next_wait(random())).await;
+            tokio::time::sleep(self.backoff.next_wait(random())).await;
         }
         loop {
             let failure = match self.attempt().await {
@@ -62,7 +64,7 @@ impl Opening {
                 Failure::Call(error) => tracing::debug!(%error, "subscription not opened"),
                 Failure::Connect(error) => tracing::debug!(%error, "subscription not opened"),
             }
-            let wait = backoff.next_wait(random());
+            let wait = self.backoff.next_wait(random());
             let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             tokio::time::sleep(left.map_or(wait, |left| wait.min(left))).await;
         }
@@ -76,7 +78,7 @@ impl Opening {
         let (connection, place) = connecting.await.map_err(Failure::Connect)?;
         let limit = self.silence_timeout;
         match tokio::time::timeout(limit, self.confirm(&connection, place)).await {
-            Ok(Ok((responses, first))) => Ok(Opened { connection, responses, first }),
+            Ok(Ok((responses, first))) => Ok(Opened { connection, responses, first, backoff: self.backoff }),
             Ok(Err(error)) => {
                 if !matches!(error, CallError::Refused { .. }) {
                     self.give_up_on(&connection);

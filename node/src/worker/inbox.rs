@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use broky_delivery::{DeliveryStats, FeedId};
+use broky_delivery::{BlockSeq, DeliveryStats, FeedId};
 use broky_proto::wire::Push;
 use broky_shard::{MirrorBlock, PartOutcome, ShardId, ShardStats, Ticket};
 use bytes::Bytes;
@@ -25,8 +25,8 @@ pub(crate) enum ToWorker {
     Push { request: Bytes, push: Arc<Push>, ticket: Ticket },
     /// The outcome of another shard's part of a request.
     Reply { ticket: Ticket, outcome: PartOutcome },
-    /// Another shard's committed blocks, and how many of its oldest are gone.
-    Mirror { from: ShardId, blocks: Vec<MirrorBlock>, evicted: u64 },
+    /// Another shard's committed blocks, how many of its oldest are gone, and up to which their holders must go.
+    Mirror { from: ShardId, blocks: Vec<MirrorBlock>, evicted: u64, cut: Option<BlockSeq> },
     /// Wants to know how the worker is doing.
     Stats(oneshot::Sender<WorkerStats>),
     /// Wants the worker to end.
@@ -57,7 +57,7 @@ impl Worker {
                 ToWorker::Connection { stream, admission } => self.serve(stream, admission),
                 ToWorker::Push { request, push, ticket } => self.store(&request, &push, ticket),
                 ToWorker::Reply { ticket, outcome } => self.reply(ticket, outcome),
-                ToWorker::Mirror { from, blocks, evicted } => self.take_mirror(from, blocks, evicted),
+                ToWorker::Mirror { from, blocks, evicted, cut } => self.take_mirror(from, blocks, evicted, cut),
                 // Whoever asked may have stopped waiting.
                 ToWorker::Stats(answer) => drop(answer.send(self.stats())),
                 ToWorker::Stop => return,
@@ -65,7 +65,7 @@ impl Worker {
         }
     }
 
-    fn take_mirror(&self, from: ShardId, blocks: Vec<MirrorBlock>, evicted: u64) {
+    fn take_mirror(&self, from: ShardId, blocks: Vec<MirrorBlock>, evicted: u64, cut: Option<BlockSeq>) {
         let feed = FeedId(from.0);
         {
             let (mut shard, mut outbox) = (self.shard.borrow_mut(), self.outbox.borrow_mut());
@@ -73,6 +73,9 @@ impl Worker {
                 shard.handle_mirrored(feed, block, &entries, &mut outbox);
             }
             shard.handle_mirror_evicted(feed, evicted);
+            if let Some(through) = cut {
+                shard.handle_mirror_cut(feed, through, &mut outbox);
+            }
         }
         self.dispatch();
     }

@@ -153,14 +153,15 @@ impl Worker {
     }
 
     fn mirror(&self, outbox: &mut Outbox) {
-        if outbox.mirror.is_empty() && outbox.mirror_evicted == 0 {
+        let cut = outbox.mirror_cut.take();
+        if outbox.mirror.is_empty() && outbox.mirror_evicted == 0 && cut.is_none() {
             return;
         }
         let blocks = std::mem::take(&mut outbox.mirror);
         let evicted = std::mem::take(&mut outbox.mirror_evicted);
         for (at, inbox) in self.inboxes.iter().enumerate() {
             if at != usize::from(self.id().0) {
-                let message = ToWorker::Mirror { from: self.id(), blocks: blocks.clone(), evicted };
+                let message = ToWorker::Mirror { from: self.id(), blocks: blocks.clone(), evicted, cut };
                 // A worker that is gone reads nothing any more.
                 let _ = inbox.send(message);
             }

@@ -1,5 +1,7 @@
 //! What is read in place and extended in place, against what prost makes of it.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail")]
+
 mod differential;
 
 use broky_proto::id::{ClusterId, Epoch, Offset, VBucketId};

@@ -5,6 +5,8 @@
 //! not ask for. Whatever moves it any other way is a loss or a repetition and fails at once. The world ([`world`]) wires
 //! shards, readers and pushes together as a node does, and [`steps`] makes it do random things.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may fail")]
+
 mod log;
 mod memory;
 mod model;

@@ -47,7 +47,7 @@ fn full_memory_keeps_a_history() {
 
 #[test]
 fn request_that_needs_an_arena_of_its_own_costs_only_its_size() {
-    assert!(LARGE_BYTES > MEMORY_BYTES / 64 && LARGE_BYTES < MESSAGE_BYTES_MAX);
+    const { assert!(LARGE_BYTES > MEMORY_BYTES / 64 && LARGE_BYTES < MESSAGE_BYTES_MAX) };
     for messages in [1, 10] {
         let mut world = full(1);
         for _ in 0..8 {
@@ -116,6 +116,23 @@ fn stalled_readers_that_hold_much_are_cut_once_each() {
 }
 
 #[test]
+fn stalled_readers_of_another_shard_are_cut_too() {
+    let mut world = World::new(2, 16, BLOCK_BYTES_MAX);
+    for _ in 0..60 {
+        let reader = world.open(1, live());
+        world.poll(reader, 1);
+        world.flood(4, 200_000);
+        (0..4).for_each(|_| world.hold(reader));
+    }
+    world.flood(400, 200_000);
+    assert!(!world.cut.is_empty(), "nobody was cut off");
+    assert!(world.readers.iter().all(|reader| reader.shard == 1), "all of them read at shard 1");
+    for shard in &world.shards {
+        assert!(shard.pinned_bytes() <= MEMORY_BYTES / 2, "{} bytes are pinned", shard.pinned_bytes());
+    }
+}
+
+#[test]
 fn reader_whose_transport_asks_for_more_is_not_cut() {
     let mut world = World::new(1, 16, BLOCK_BYTES_MAX);
     let rare = world.open(0, v1::Open { patterns: vec![Bytes::new()], ..live() });
@@ -160,4 +177,24 @@ fn oversized_arena_in_a_transport_is_counted() {
     world.flood(100, 200_000);
     assert_eq!(world.shards[0].pinned_bytes(), 0);
     world.check_history(0);
+}
+
+#[test]
+fn reader_that_keeps_up_is_served_while_others_stall_at_another_shard() {
+    let mut world = World::new(2, 16, BLOCK_BYTES_MAX);
+    let keeper = world.open(0, live());
+    world.readers[keeper].keeps_up = true;
+    let mut pushed = 0;
+    for _ in 0..40 {
+        let reader = world.open(1, live());
+        world.poll(reader, 1);
+        for _ in 0..3 {
+            // The empty key is of vbucket 0: all is stored by shard 0, while shard 1 serves those that stall.
+            push(&mut world, 1, 200_000);
+            pushed += 1;
+        }
+        (0..3).for_each(|_| world.hold(reader));
+    }
+    assert!(!world.cut.contains(&keeper), "nobody that holds nothing is cut");
+    assert_eq!(world.readers[keeper].received, pushed);
 }

@@ -8,12 +8,40 @@ use proptest::sample::{Index, select};
 use crate::log::payload;
 use crate::world::{MESSAGE_BYTES_MAX, World};
 
-const KEYS: &[&[u8]] =
-    &[b"", b"a", b"a.b", b"a.b.c", b"b", b"b.b", b"*", b"\0\xff", b"!system", b"!system.x", b"!sys", b"rare", b"x.temp"];
+const KEYS: &[&[u8]] = &[
+    b"",
+    b"a",
+    b"a.b",
+    b"a.b.c",
+    b"b",
+    b"b.b",
+    b"*",
+    b"\0\xff",
+    b"!system",
+    b"!system.x",
+    b"!sys",
+    b"rare",
+    b"x.temp",
+];
 const PARTITIONS: &[&[u8]] = &[b"", b"", b"a", b"p0", b"p1", b"p2", b"p3", b"p4", b"p5", b"p6", b"\xff\0"];
 const PATTERNS: &[&[u8]] = &[
-    b"*", b"*", b"a", b"a*", b"a.?", b"*b*", b"!system*", b"!system.x", b"b.*", b"", b"?", br"\*", b"rare", b"*.temp",
-    b"none*", b"**", b"!*",
+    b"*",
+    b"*",
+    b"a",
+    b"a*",
+    b"a.?",
+    b"*b*",
+    b"!system*",
+    b"!system.x",
+    b"b.*",
+    b"",
+    b"?",
+    br"\*",
+    b"rare",
+    b"*.temp",
+    b"none*",
+    b"**",
+    b"!*",
 ];
 
 /// What is special about a message.
@@ -47,14 +75,22 @@ pub(crate) struct OpenSpec {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    Push { messages: Vec<MessageSpec>, acks: Acks, producer: u64, want_positions: bool },
+    Push {
+        messages: Vec<MessageSpec>,
+        acks: Acks,
+        producer: u64,
+        want_positions: bool,
+    },
     /// Pushes an earlier request again.
     Retry(Index),
     Store(Index),
     Flush(Index),
     Hear(Index, usize),
     /// Pushes and flushes until a good part of the memory has been written to.
-    Flood { requests: u64, payload_bytes: usize },
+    Flood {
+        requests: u64,
+        payload_bytes: usize,
+    },
     Open(Index, OpenSpec),
     Poll(Index, usize),
     /// Reads once and keeps the frame in the transport.
@@ -75,9 +111,8 @@ pub(crate) fn steps(len_max: usize) -> impl Strategy<Value = Vec<Step>> {
 fn step() -> impl Strategy<Value = Step> {
     let any_index = any::<Index>;
     let acks = select(vec![Acks::Committed, Acks::Committed, Acks::Leader, Acks::None]);
-    let push = (prop::collection::vec(message(), 0..8), acks, 0..4_u64, any::<bool>()).prop_map(
-        |(messages, acks, producer, want_positions)| Step::Push { messages, acks, producer, want_positions },
-    );
+    let push = (prop::collection::vec(message(), 0..8), acks, 0..4_u64, any::<bool>())
+        .prop_map(|(messages, acks, producer, want_positions)| Step::Push { messages, acks, producer, want_positions });
     prop_oneof![
         8 => push,
         2 => any_index().prop_map(Step::Retry),
@@ -110,9 +145,8 @@ fn message() -> impl Strategy<Value = MessageSpec> {
         1 => Just(Twist::TooLarge),
         1 => Just(Twist::LongKey),
     ];
-    (text(KEYS), text(PARTITIONS), payload_bytes, twist).prop_map(|(key, key_partition, payload_bytes, twist)| {
-        MessageSpec { key, key_partition, payload_bytes, twist }
-    })
+    (text(KEYS), text(PARTITIONS), payload_bytes, twist)
+        .prop_map(|(key, key_partition, payload_bytes, twist)| MessageSpec { key, key_partition, payload_bytes, twist })
 }
 
 fn open() -> impl Strategy<Value = OpenSpec> {

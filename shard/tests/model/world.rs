@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use broky_delivery::{FeedId, Poll, SubscriptionId};
+use broky_delivery::{BlockSeq, FeedId, Poll, SubscriptionId};
 use broky_proto::id::{ClusterId, Epoch, Incarnation, Lineage, NodeId, Offset, VBucketCount, VBucketId};
 use broky_proto::v1::{self, Acks, ErrorCode, OutcomeKind};
 use broky_proto::wire::{Push, scan_push};
@@ -27,6 +27,7 @@ struct Mirrored {
     from: usize,
     blocks: Vec<MirrorBlock>,
     evicted: u64,
+    cut: Option<BlockSeq>,
 }
 
 /// A request that was pushed.
@@ -150,7 +151,7 @@ impl World {
         for vbucket in (shard..self.vbuckets.len()).step_by(self.shards.len()) {
             assert_eq!(self.bounds(shard, vbucket).1, self.logs.end(vbucket), "a flush commits vbucket {vbucket}");
         }
-        if self.is_lockstep || self.shards.len() == 1 {
+        if self.shards.len() == 1 || (self.is_lockstep && self.held.is_empty()) {
             // Not every byte of an arena is used, and one request may need an arena of its own.
             let batch = (2 * self.request_bytes_max).max(MEMORY_BYTES / 64);
             let used = self.shards[shard].memory_used();
@@ -165,7 +166,8 @@ impl World {
         let mut total = 0;
         for vbucket in (shard..self.vbuckets.len()).step_by(self.shards.len()) {
             let (start, end) = self.bounds(shard, vbucket);
-            let bytes = |from, to| self.logs.range(vbucket, from, to).iter().map(v1::Message::encoded_len).sum::<usize>();
+            let bytes =
+                |from, to| self.logs.range(vbucket, from, to).iter().map(v1::Message::encoded_len).sum::<usize>();
             kept += bytes(start, end);
             total += bytes(BASE, end);
         }
@@ -175,13 +177,16 @@ impl World {
     /// Lets a shard hear `count` things from the others.
     pub(crate) fn hear(&mut self, shard: usize, count: usize) {
         for _ in 0..count {
-            let Some(Mirrored { from, blocks, evicted }) = self.mirrored[shard].pop_front() else { return };
+            let Some(Mirrored { from, blocks, evicted, cut }) = self.mirrored[shard].pop_front() else { return };
             let feed = FeedId(u16::try_from(from).unwrap());
             let mut out = Outbox::default();
             for MirrorBlock { block, entries } in blocks {
                 self.shards[shard].handle_mirrored(feed, block, &entries, &mut out);
             }
             self.shards[shard].handle_mirror_evicted(feed, evicted);
+            if let Some(through) = cut {
+                self.shards[shard].handle_mirror_cut(feed, through, &mut out);
+            }
             self.carry_out(shard, out);
         }
     }
@@ -293,8 +298,9 @@ impl World {
     /// Carries out what a shard wants done, as a worker does.
     fn carry_out(&mut self, shard: usize, mut out: Outbox) {
         let evicted = std::mem::take(&mut out.mirror_evicted);
-        if !out.mirror.is_empty() || evicted > 0 {
-            let news = Mirrored { from: shard, blocks: std::mem::take(&mut out.mirror), evicted };
+        let cut = out.mirror_cut.take();
+        if !out.mirror.is_empty() || evicted > 0 || cut.is_some() {
+            let news = Mirrored { from: shard, blocks: std::mem::take(&mut out.mirror), evicted, cut };
             for other in (0..self.shards.len()).filter(|other| *other != shard) {
                 self.mirrored[other].push_back(news.clone());
             }
@@ -341,7 +347,8 @@ impl World {
             return;
         }
         for expected in &pushed.expected {
-            if let Expected::Stored(Place { vbucket, offset }) | Expected::Duplicate(Place { vbucket, offset }) = expected
+            if let Expected::Stored(Place { vbucket, offset }) | Expected::Duplicate(Place { vbucket, offset }) =
+                expected
                 && vbucket % self.shards.len() == shard
             {
                 assert!(*offset < self.bounds(shard, *vbucket).1, "{vbucket}/{offset} was answered before its time");
@@ -425,7 +432,9 @@ fn check_positions(pushed: &Pushed, response: &v1::PushResponse) {
         let told = told.remove(&index);
         match expected {
             Expected::Stored(place) if pushed.request.want_positions => assert_eq!(told, Some(*place)),
-            Expected::Duplicate(place) if pushed.request.want_positions => assert!(told.is_none_or(|told| told == *place)),
+            Expected::Duplicate(place) if pushed.request.want_positions => {
+                assert!(told.is_none_or(|told| told == *place))
+            }
             Expected::Stored(_) | Expected::Duplicate(_) | Expected::Rejected(_) | Expected::Waiting => {
                 assert_eq!(told, None, "a position nobody asked for");
             }
