@@ -70,7 +70,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) window: Option<usize>,
 
-    /// Threads of the load generator. Unset: what is best for the work.
+    /// Threads of the load generator. Unset: one, which serves two cores best.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
 

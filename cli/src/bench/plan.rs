@@ -10,9 +10,9 @@ use super::units::{narrow, wide};
 
 /// Undelivered payload a broker may have to hold for all subscribers together. Brokers that copy per subscriber then
 /// stay far below the 64 MiB per connection at which nats-server drops it, and the machine within its memory.
-const UNDELIVERED_BYTES: usize = 256 << 20;
-/// Window of one subscriber: enough that publisher and subscriber never wait for one another's turn.
-const WINDOW_BYTES_MAX: usize = 4 << 20;
+const UNDELIVERED_BYTES: usize = 128 << 20;
+/// Enough that publisher and subscriber never wait for one another's turn; more only falls out of the cache.
+const WINDOW_BYTES_MAX: usize = 1 << 20;
 /// With very many subscribers: below this, writes to each become too small to be worth a system call.
 const WINDOW_BYTES_MIN: usize = 64 << 10;
 /// Expected-sequence entries over all subscribers; 4 bytes each.

@@ -20,8 +20,11 @@ use crate::exit::{CONFIG, FAILED, OrExit as _, fail};
 use expect::Tally;
 use input::Input;
 
+/// A pattern, and which keys that means.
+type Subscriber = (&'static str, fn(&[u8]) -> bool);
+
 /// What the demo's subscribers ask for, and, said without the broker's patterns, which keys that means.
-const SUBSCRIBERS: [(&str, fn(&[u8]) -> bool); 4] = [
+const SUBSCRIBERS: [Subscriber; 4] = [
     ("*", |_| true),
     ("line.short", |key| key == b"line.short"),
     ("line.l*", |key| key.starts_with(b"line.l")),
@@ -73,7 +76,7 @@ async fn push(client: &Client, input: &Input) -> anyhow::Result<u64> {
         let line = input.line(number);
         let message = MessageRef { key_partition: line.partition, ..MessageRef::new(line.key, line.payload) };
         // Failures are counted by the producer.
-        drop(producer.push(message).await?);
+        producer.push_detached(message).await?;
     }
     Ok(producer.close().await.committed)
 }

@@ -39,7 +39,7 @@ impl Input {
 fn stdin_bytes() -> Option<u64> {
     let file = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned().ok()?);
     let metadata = file.metadata().ok()?;
-    metadata.is_file().then(|| metadata.len())
+    metadata.is_file().then_some(metadata.len())
 }
 
 fn read(chunk: Chunk, block_size: usize, send: &mpsc::Sender<io::Result<Bytes>>) {

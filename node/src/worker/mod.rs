@@ -4,6 +4,7 @@
 mod connection;
 mod inbox;
 mod requests;
+mod spin;
 mod stop;
 mod subscriptions;
 mod thread;
@@ -26,6 +27,7 @@ pub(crate) use stop::StopWatch;
 pub(crate) use thread::{WorkerConfig, spawn};
 
 use requests::Requests;
+use spin::Spin;
 use stop::Stop;
 
 /// A connection of this worker.
@@ -61,6 +63,7 @@ pub(crate) struct Worker {
     topology: watch::Receiver<TopologyResponse>,
     /// Health, reflection, and the answer to unknown methods.
     routes: Routes,
+    spin: Spin,
     stop: Stop,
 }
 
@@ -82,6 +85,7 @@ impl Worker {
             abroad_bytes: Cell::new(0),
             topology: config.topology.clone(),
             routes: config.routes.clone(),
+            spin: Spin::default(),
             stop: Stop::default(),
         }
     }
@@ -114,6 +118,7 @@ impl Worker {
         loop {
             self.flush_due.notified().await;
             self.is_flush_due.set(false);
+            self.spin.note_work();
             self.shard.borrow_mut().flush(&mut self.outbox.borrow_mut());
             self.dispatch();
         }
@@ -131,13 +136,11 @@ impl Worker {
         }
     }
 
-    /// Carries out what the shard wants done.
+    /// Carries out what the shard wants done. Readers are woken before pushers: a message is on its way to whoever waits
+    /// for it before a system call is spent on telling that it was stored.
     fn dispatch(&self) {
         let mut outbox = std::mem::take(&mut *self.outbox.borrow_mut());
         self.mirror(&mut outbox);
-        for reply in outbox.replies.drain(..) {
-            self.reply(reply.ticket, reply.outcome);
-        }
         let mut readers = self.readers.borrow_mut();
         for id in outbox.wake.drain(..) {
             if let Some(waker) = readers.get_mut(id.index()).and_then(|reader| reader.waker.take()) {
@@ -147,6 +150,10 @@ impl Worker {
         for id in outbox.cut.drain(..) {
             let connection = readers.get(id.index()).and_then(|reader| reader.connection);
             self.cut(connection);
+        }
+        drop(readers);
+        for reply in outbox.replies.drain(..) {
+            self.reply(reply.ticket, reply.outcome);
         }
         // The lists are used again.
         *self.outbox.borrow_mut() = outbox;

@@ -59,6 +59,7 @@ async fn run(config: WorkerConfig, mut inbox: mpsc::UnboundedReceiver<ToWorker>)
     }
     let worker = Rc::new(Worker::new(&config, shard));
     let flusher = tokio::task::spawn_local(worker.clone().keep_flushing());
+    let awake = tokio::task::spawn_local(worker.clone().keep_awake());
     let heartbeats = tokio::task::spawn_local(worker.clone().keep_heartbeats());
     worker.keep_receiving(&mut inbox).await;
     worker.stop.stop();
@@ -70,6 +71,7 @@ async fn run(config: WorkerConfig, mut inbox: mpsc::UnboundedReceiver<ToWorker>)
     })
     .await;
     flusher.abort();
+    awake.abort();
     heartbeats.abort();
 }
 
