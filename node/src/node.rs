@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use broky_ring::member::Addresses;
 use broky_shard::{Assignment, ShardConfig, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::service::Routes;
@@ -38,19 +39,20 @@ impl Node {
         let system = |what| move |source| StartError::System { what, source };
         let client_address = clients.local_addr().map_err(system("the client listener"))?;
         let admin_address = admins.local_addr().map_err(system("the admin listener"))?;
-        let founded = found(config.vbuckets).map_err(system("a cluster id"))?;
         let address = config.advertise.clone().unwrap_or_else(|| client_address.to_string());
+        let addresses = Addresses { client: address.clone(), peer: String::new(), admin: admin_address.to_string() };
+        let founded = found(&config.name, addresses, config.vbuckets).map_err(system("a cluster"))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(system("the control runtime"))?;
         let (routes, health) = runtime.block_on(routes()).map_err(system("the gRPC services"))?;
         let mut node = Self { client_address, admin_address, inboxes: Vec::new(), workers: Vec::new(), control: None };
-        node.start_workers(&config, &founded, &address, &routes)?;
+        node.start_workers(&config, &founded, &routes)?;
         let listener = Arc::new(ListenerStats::default());
         let admin = Arc::new(Admin {
             name: config.name,
-            cluster: founded.cluster,
+            cluster: founded.cluster(),
             address,
             inboxes: node.inboxes.clone(),
             listener: listener.clone(),
@@ -85,14 +87,8 @@ impl Node {
         Ok(node)
     }
 
-    fn start_workers(
-        &mut self,
-        config: &NodeConfig,
-        founded: &Founded,
-        address: &str,
-        routes: &Routes,
-    ) -> Result<(), StartError> {
-        let (_, topology) = watch::channel(founded.topology(&config.name, address));
+    fn start_workers(&mut self, config: &NodeConfig, founded: &Founded, routes: &Routes) -> Result<(), StartError> {
+        let (_, topology) = watch::channel(founded.topology());
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
         self.inboxes = senders;
         let assignments: Vec<Assignment> = founded.assignments();
@@ -101,7 +97,7 @@ impl Node {
                 shard,
                 shards: config.workers,
                 me: founded.me,
-                cluster: founded.cluster,
+                cluster: founded.cluster(),
                 vbuckets: config.vbuckets,
                 memory_bytes: config.memory_bytes / usize::from(config.workers),
                 block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 mod arena;
+mod assign;
 mod commit;
 mod config;
 mod memory;
@@ -16,8 +17,9 @@ mod outcome;
 mod push;
 mod shard;
 
+pub use assign::{Assignment, assignments};
 pub use config::{ConfigError, ShardConfig, ShardId};
 pub use outbox::{MirrorBlock, Outbox, Reply, Ticket};
 pub use outcome::{Collector, Exception, ExceptionKind, PartOutcome};
 pub use push::shards_of;
-pub use shard::{Assignment, Shard, ShardStats};
+pub use shard::{Shard, ShardStats};

@@ -3,29 +3,13 @@
 use std::collections::VecDeque;
 
 use broky_delivery::{Delivery, DeliveryConfig, DeliveryStats};
-use broky_proto::id::{Epoch, Lineage, MapVersion, Offset, VBucketId};
-use broky_replication::{Leader, Member, Replica};
+use broky_proto::id::{MapVersion, VBucketId};
+use broky_replication::{Leader, Replica};
 
 use crate::arena::Arenas;
+use crate::assign::Assignment;
 use crate::config::{ConfigError, ShardConfig};
 use crate::open_block::{OpenBlock, Sealed};
-
-/// What the cluster map says of a vbucket that this node leads.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Assignment {
-    /// The vbucket.
-    pub vbucket: VBucketId,
-    /// Its history.
-    pub lineage: Lineage,
-    /// The leader epoch.
-    pub epoch: Epoch,
-    /// The offset of the first message of the lineage.
-    pub base: Offset,
-    /// In-sync replicas other than this node.
-    pub followers: Vec<Member>,
-    /// Members the ISR must have, the leader included.
-    pub min_isr: usize,
-}
 
 /// What has happened since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

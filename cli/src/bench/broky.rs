@@ -119,7 +119,7 @@ impl Receive for Subscriber {
         let batch = self.subscription.next_batch().await.context("the subscription ended")??;
         sink.arrived();
         if let Some(gap) = batch.gaps().next() {
-            anyhow::bail!("a gap of {} messages: the window is larger than the node's memory", gap.to.since(gap.from));
+            bail!("a gap of {} messages: the window is larger than the node's memory", gap.to.since(gap.from));
         }
         for message in batch.messages() {
             sink.message(0, message.payload());
