@@ -3,12 +3,11 @@
 //! Every reader of a source follows the same feed at its own position, so a slow reader costs no memory: what it has
 //! not read simply leaves at the old end, and the reader is told. Blocks are shared, never copied per reader.
 
-use std::collections::VecDeque;
-
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Offset, Token, VBucketId};
 use bytes::Bytes;
 
+use crate::chunked::Chunked;
 use crate::matching::Matches;
 
 /// Which source of blocks: one per shard of this node.
@@ -99,7 +98,7 @@ pub(crate) struct Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Feed {
     oldest: BlockSeq,
-    slots: VecDeque<Slot>,
+    slots: Chunked<Slot>,
     /// Blocks below have forgotten what matched.
     matches_floor: BlockSeq,
     /// Bytes that the remembered matches have copied together.

@@ -7,6 +7,7 @@
 
 #![deny(missing_docs)]
 
+mod chunked;
 mod delivery;
 mod evict;
 mod feed;

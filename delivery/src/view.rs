@@ -1,9 +1,8 @@
 //! What this node's readers can see of each vbucket: where it starts and ends, and in which block each offset stands.
 
-use std::collections::VecDeque;
-
 use broky_proto::id::{Epoch, Lineage, Offset, VBucketId};
 
+use crate::chunked::Chunked;
 use crate::feed::{BlockSeq, Run};
 
 /// The readable part of one vbucket.
@@ -16,12 +15,12 @@ pub(crate) struct View {
     /// The offset behind the last readable one.
     pub(crate) end: Offset,
     /// Per block that holds messages of the vbucket: its first offset. Ascending in both.
-    index: VecDeque<(Offset, BlockSeq)>,
+    index: Chunked<(Offset, BlockSeq)>,
 }
 
 impl View {
     pub(crate) fn new(lineage: Lineage, epoch: Epoch, base: Offset) -> Self {
-        Self { lineage, epoch, start: base, end: base, index: VecDeque::new() }
+        Self { lineage, epoch, start: base, end: base, index: Chunked::default() }
     }
 
     pub(crate) fn append(&mut self, run: &Run, seq: BlockSeq) {
@@ -34,9 +33,6 @@ impl View {
     pub(crate) fn evict(&mut self, run: &Run) {
         self.index.pop_front();
         self.start = run.end();
-        if self.index.capacity() > 64 && self.index.len() * 4 < self.index.capacity() {
-            self.index.shrink_to(self.index.len() * 2);
-        }
     }
 
     /// The block in which `offset` stands, or the first one behind it.

@@ -40,7 +40,7 @@ impl Default for ProducerOptions {
             acks: Acks::Committed,
             batch_bytes_max: 128 << 10,
             in_flight_bytes_max: 4 << 20,
-            unanswered_requests_max: 2,
+            unanswered_requests_max: 1,
             delivery_timeout: Duration::from_secs(30),
             silence_timeout: Duration::from_secs(3),
             message_bytes_max: MESSAGE_BYTES_MAX,
