@@ -19,7 +19,7 @@ pub struct ProducerOptions {
     /// has to be sent again after a break.
     pub in_flight_bytes_max: usize,
     /// Requests without an answer at which a batch that is not full waits for the next answer instead of being sent.
-    /// Default 2, at least 1. Raised, batches under load are smaller and latency at medium load is lower.
+    /// Default 1, at least 1. Raised, batches under load are smaller, and both sides spend more on each message.
     pub unanswered_requests_max: usize,
     /// How long a message is tried before it fails. Default 30 s, at least 1 ms. Raised, longer failures of the cluster
     /// are bridged, and `push` waits longer before errors show.

@@ -131,7 +131,7 @@ fn hurried_batch_does_not_wait_for_answers() {
 
 #[test]
 fn full_batch_is_closed_and_room_runs_out() {
-    let options = ProducerOptions { batch_bytes_max: 1024, in_flight_bytes_max: 2048, ..ProducerOptions::default() };
+    let options = ProducerOptions { batch_bytes_max: 1024, in_flight_bytes_max: 2048, ..eager() };
     let mut bench = Bench::new(options);
     let payload = "x".repeat(500);
     while bench.window.has_room(510) {
@@ -146,7 +146,7 @@ fn full_batch_is_closed_and_room_runs_out() {
 
 #[test]
 fn batch_holds_no_more_messages_than_a_request_may() {
-    let mut bench = Bench::new(ProducerOptions { batch_bytes_max: 4 << 20, ..ProducerOptions::default() });
+    let mut bench = Bench::new(ProducerOptions { batch_bytes_max: 4 << 20, ..eager() });
     for _ in 0..=BATCH_MESSAGES_MAX {
         let (ticket, _) = bench.window.append(&Encoder::new(crate::MessageRef::default()), Instant::now, Ticket::new);
         drop(ticket);
