@@ -2,9 +2,8 @@
 
 use std::io;
 
-use broky_proto::id::{ClusterId, MapVersion, VBucketCount};
+use broky_proto::id::{ClusterId, MapVersion, Member, VBucketCount};
 use broky_proto::v1::{TopologyNode, TopologyResponse};
-use broky_replication::MemberId;
 use broky_ring::command::{Command, Outcome};
 use broky_ring::map::ClusterMap;
 use broky_ring::member::{Addresses, BootId, Copies, LogIndex, Zone};
@@ -15,7 +14,7 @@ use broky_shard::{Assignment, assignments};
 #[derive(Debug)]
 pub(crate) struct Founded {
     state: ClusterState,
-    pub(crate) me: MemberId,
+    pub(crate) me: Member,
 }
 
 /// Placing every vbucket takes a few entries; more is a bug.
@@ -42,8 +41,7 @@ pub(crate) fn found(name: &str, addresses: Addresses, vbuckets: VBucketCount) ->
             log.apply(command);
         }
     }
-    let me = MemberId { node: registration.member.node, incarnation: registration.member.incarnation };
-    Ok(Founded { state: log.state, me })
+    Ok(Founded { state: log.state, me: registration.member })
 }
 
 /// The control log of one: an entry is committed when it is applied.

@@ -65,6 +65,22 @@ number! {
     Sequence(u64)
 }
 
+/// One process lifetime of one node: the only thing that can hold a copy of anything, since every crash of an in-memory
+/// node is amnesia. A node's number alone only says where a copy should be.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// The node.
+    pub node: NodeId,
+    /// Which of its lifetimes.
+    pub incarnation: Incarnation,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.node, self.incarnation)
+    }
+}
+
 impl Offset {
     /// The first offset of a log.
     pub const ZERO: Self = Self(0);

@@ -9,22 +9,13 @@
 //!
 //! Sources: Kafka's replica manager; KIP-903; KIP-966.
 
-use broky_proto::id::{Epoch, Incarnation, NodeId, Offset};
-
-/// One process lifetime of one node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct MemberId {
-    /// The node.
-    pub node: NodeId,
-    /// Its lifetime.
-    pub incarnation: Incarnation,
-}
+use broky_proto::id::{Epoch, Member, Offset};
 
 /// An in-sync replica other than the leader, and how far it is known to hold the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Member {
+pub struct Follower {
     /// Who.
-    pub id: MemberId,
+    pub id: Member,
     /// It holds everything below.
     pub log_end: Offset,
 }
@@ -33,8 +24,8 @@ pub struct Member {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Leader {
     epoch: Epoch,
-    me: MemberId,
-    followers: Vec<Member>,
+    me: Member,
+    followers: Vec<Follower>,
     min_isr: usize,
 }
 
@@ -44,7 +35,7 @@ impl Leader {
     /// # Panics
     /// When `min_isr` is zero: nothing would ever have to be held.
     #[must_use]
-    pub fn new(epoch: Epoch, me: MemberId, followers: Vec<Member>, min_isr: usize) -> Self {
+    pub fn new(epoch: Epoch, me: Member, followers: Vec<Follower>, min_isr: usize) -> Self {
         assert!(min_isr > 0, "min_isr is at least one");
         Self { epoch, me, followers, min_isr }
     }
@@ -77,7 +68,7 @@ impl Leader {
     /// Notes that `member` holds everything below `log_end`.
     ///
     /// Returns whether it was counted: members of another incarnation, strangers and steps back are not.
-    pub fn handle_ack(&mut self, member: MemberId, log_end: Offset) -> bool {
+    pub fn handle_ack(&mut self, member: Member, log_end: Offset) -> bool {
         let Some(follower) = self.followers.iter_mut().find(|follower| follower.id == member) else { return false };
         let moved = log_end > follower.log_end;
         if moved {
@@ -98,7 +89,7 @@ impl Leader {
 
     /// The leader's own identity.
     #[must_use]
-    pub fn me(&self) -> MemberId {
+    pub fn me(&self) -> Member {
         self.me
     }
 }
@@ -106,14 +97,15 @@ impl Leader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use broky_proto::id::{Incarnation, NodeId};
 
-    fn member(node: u32, incarnation: u64) -> MemberId {
-        MemberId { node: NodeId(node), incarnation: Incarnation(incarnation) }
+    fn member(node: u32, incarnation: u64) -> Member {
+        Member { node: NodeId(node), incarnation: Incarnation(incarnation) }
     }
 
     fn leader(followers: &[(u32, u64)], min_isr: usize) -> Leader {
         let followers =
-            followers.iter().map(|(node, log_end)| Member { id: member(*node, 1), log_end: Offset(*log_end) });
+            followers.iter().map(|(node, log_end)| Follower { id: member(*node, 1), log_end: Offset(*log_end) });
         Leader::new(Epoch(1), member(0, 1), followers.collect(), min_isr)
     }
 

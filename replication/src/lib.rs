@@ -13,6 +13,6 @@ mod replica;
 
 pub use dedup::{Dedup, Verdict};
 pub use epoch::EpochHistory;
-pub use leader::{Leader, Member, MemberId};
+pub use leader::{Follower, Leader};
 pub use log::Log;
 pub use replica::{Append, Replica, Role};

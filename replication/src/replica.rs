@@ -1,10 +1,10 @@
 //! One replica of one vbucket: its log, its role, its producers.
 
-use broky_proto::id::{Epoch, Lineage, Offset, ProducerId, Sequence};
+use broky_proto::id::{Epoch, Lineage, Member, Offset, ProducerId, Sequence};
 
 use crate::dedup::{Dedup, Verdict};
 use crate::epoch::EpochHistory;
-use crate::leader::{Leader, MemberId};
+use crate::leader::Leader;
 use crate::log::Log;
 
 /// What a replica is for.
@@ -100,7 +100,7 @@ impl Replica {
     }
 
     /// Takes a follower's acknowledgement. Returns whether the high watermark moved.
-    pub fn handle_ack(&mut self, member: MemberId, log_end: Offset) -> bool {
+    pub fn handle_ack(&mut self, member: Member, log_end: Offset) -> bool {
         let Role::Leader(leader) = &mut self.role else { return false };
         leader.handle_ack(member, log_end) && self.advance_high_watermark()
     }
@@ -153,16 +153,16 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::leader::Member;
+    use crate::leader::Follower;
     use broky_proto::id::{Incarnation, NodeId};
 
-    fn member(node: u32) -> MemberId {
-        MemberId { node: NodeId(node), incarnation: Incarnation(1) }
+    fn member(node: u32) -> Member {
+        Member { node: NodeId(node), incarnation: Incarnation(1) }
     }
 
     fn leading(followers: &[u32], min_isr: usize) -> Replica {
         let mut replica = Replica::new(Lineage(1), Offset::ZERO);
-        let followers = followers.iter().map(|node| Member { id: member(*node), log_end: Offset::ZERO }).collect();
+        let followers = followers.iter().map(|node| Follower { id: member(*node), log_end: Offset::ZERO }).collect();
         replica.lead(Leader::new(Epoch(1), member(0), followers, min_isr));
         replica
     }

@@ -6,26 +6,11 @@
 
 use std::fmt;
 
-use broky_proto::id::{Incarnation, NodeId};
+pub use broky_proto::id::Member;
 use serde::{Deserialize, Serialize};
 
 /// The most copies a vbucket can be configured to have.
 pub const REPLICAS_MAX: u8 = 7;
-
-/// One process lifetime of one node: the only thing that can hold a copy.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct Member {
-    /// The node.
-    pub node: NodeId,
-    /// Which of its lifetimes.
-    pub incarnation: Incarnation,
-}
-
-impl fmt::Display for Member {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.node, self.incarnation)
-    }
-}
 
 /// Position of an entry in the control log. Rises with each entry; the source of every epoch, version and incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! From the cluster map to what a node's shards have to do: level-triggered, from the whole map, never from events.
 
-use broky_proto::id::{Epoch, Lineage, Offset, VBucketId};
-use broky_replication::{Member, MemberId};
+use broky_proto::id::{Epoch, Lineage, Member, Offset, VBucketId};
+use broky_replication::Follower;
 use broky_ring::lineage::lineage_base;
 use broky_ring::map::ClusterMap;
 
@@ -17,23 +17,19 @@ pub struct Assignment {
     /// The offset of the first message of the lineage.
     pub base: Offset,
     /// In-sync replicas other than this node.
-    pub followers: Vec<Member>,
+    pub followers: Vec<Follower>,
     /// Members the ISR must have, the leader included.
     pub min_isr: usize,
 }
 
 /// What the map has this process lead.
 #[must_use]
-pub fn assignments(map: &ClusterMap, me: MemberId) -> Vec<Assignment> {
-    let is_me = |member: &broky_ring::member::Member| (member.node, member.incarnation) == (me.node, me.incarnation);
-    let led = map.vbuckets().filter(|(_, vbucket)| vbucket.leader.as_ref().is_some_and(is_me));
+pub fn assignments(map: &ClusterMap, me: Member) -> Vec<Assignment> {
+    let led = map.vbuckets().filter(|(_, vbucket)| vbucket.leader == Some(me));
     led.map(|(id, vbucket)| {
         let base = lineage_base(vbucket.lineage);
-        let others = vbucket.isr.iter().filter(|member| !is_me(member));
-        let follower = |member: &broky_ring::member::Member| Member {
-            id: MemberId { node: member.node, incarnation: member.incarnation },
-            log_end: base,
-        };
+        let others = vbucket.isr.iter().filter(|member| **member != me);
+        let follower = |member: &Member| Follower { id: *member, log_end: base };
         Assignment {
             vbucket: id,
             lineage: vbucket.lineage,

@@ -1,7 +1,7 @@
 //! What a shard is told at its start.
 
+use broky_proto::id::Member;
 use broky_proto::id::{ClusterId, VBucketCount, VBucketId};
-use broky_replication::MemberId;
 use thiserror::Error;
 
 /// A shard of a node: one per worker thread.
@@ -16,7 +16,7 @@ pub struct ShardConfig {
     /// How many shards the node has; at least one.
     pub shards: u16,
     /// This process.
-    pub me: MemberId,
+    pub me: Member,
     /// The cluster.
     pub cluster: ClusterId,
     /// How many vbuckets the cluster has.

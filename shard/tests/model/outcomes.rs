@@ -1,9 +1,10 @@
 //! What pushers are told, where the random runs do not come: replicas that lag, sequences out of order.
 
+use broky_proto::id::Member;
 use broky_proto::id::{ClusterId, Epoch, Incarnation, Lineage, NodeId, Offset, VBucketCount, VBucketId};
 use broky_proto::v1::{self, ErrorCode};
 use broky_proto::wire::{Push, scan_push};
-use broky_replication::{Member, MemberId};
+use broky_replication::Follower;
 use broky_shard::{Assignment, ExceptionKind, Outbox, PartOutcome, Shard, ShardConfig, ShardId, Ticket, shards_of};
 use bytes::Bytes;
 use prost::Message as _;
@@ -12,8 +13,8 @@ use crate::log::payload;
 
 const VBUCKETS: u32 = 2;
 
-fn member(node: u32) -> MemberId {
-    MemberId { node: NodeId(node), incarnation: Incarnation(1) }
+fn member(node: u32) -> Member {
+    Member { node: NodeId(node), incarnation: Incarnation(1) }
 }
 
 /// A shard that leads vbucket 0 with these followers, of which none ever acknowledges anything.
@@ -28,7 +29,7 @@ fn leading(followers: &[u32], min_isr: usize) -> Shard {
         block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,
     })
     .unwrap();
-    let followers = followers.iter().map(|node| Member { id: member(*node), log_end: Offset::ZERO });
+    let followers = followers.iter().map(|node| Follower { id: member(*node), log_end: Offset::ZERO });
     shard.handle_assignment(Assignment {
         vbucket: VBucketId(0),
         lineage: Lineage(1),

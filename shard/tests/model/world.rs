@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use broky_delivery::{BlockSeq, FeedId, Poll, SubscriptionId};
+use broky_proto::id::Member;
 use broky_proto::id::{ClusterId, Epoch, Incarnation, Lineage, NodeId, Offset, VBucketCount, VBucketId};
 use broky_proto::v1::{self, Acks, ErrorCode, OutcomeKind};
 use broky_proto::wire::{Push, scan_push};
-use broky_replication::MemberId;
 use broky_shard::{Assignment, Collector, MirrorBlock, Outbox, Shard, ShardConfig, ShardId, Ticket, shards_of};
 use bytes::Bytes;
 use prost::Message as _;
@@ -73,7 +73,7 @@ impl World {
             let mut shard = Shard::new(ShardConfig {
                 shard: ShardId(shard),
                 shards,
-                me: MemberId { node: NodeId(1), incarnation: Incarnation(2) },
+                me: Member { node: NodeId(1), incarnation: Incarnation(2) },
                 cluster: CLUSTER,
                 vbuckets,
                 memory_bytes: MEMORY_BYTES,
