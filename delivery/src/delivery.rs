@@ -11,7 +11,7 @@ use crate::feed::{Block, BlockSeq, Entry, Feed, FeedId};
 use crate::interest::{InterestId, Interests};
 use crate::matching::Matcher;
 use crate::subscription::{Position, Subscription, SubscriptionId};
-use crate::view::View;
+use crate::view::{View, is_fed_by};
 
 /// What a [`Delivery`] is told at its start.
 #[derive(Clone, Debug)]
@@ -232,6 +232,13 @@ impl Delivery {
 
     pub(crate) fn feed_ids(&self) -> impl Iterator<Item = FeedId> + use<> {
         (0..self.config.feeds).map(FeedId)
+    }
+
+    /// Whether a feed has come to these offsets, one per vbucket, in all vbuckets it carries.
+    pub(crate) fn has_reached(&self, feed: FeedId, from: &[Offset]) -> bool {
+        let carried = self.config.vbuckets.iter().zip(self.views.iter().zip(from));
+        let mut carried = carried.filter(|(vbucket, _)| is_fed_by(*vbucket, feed.0, self.config.feeds));
+        carried.all(|(_, (view, from))| view.end >= *from)
     }
 
     pub(crate) fn bytes_total(&self) -> u64 {

@@ -15,7 +15,7 @@ use crate::delivery::Delivery;
 use crate::feed::{Block, BlockSeq, FeedId};
 use crate::interest::Interest;
 use crate::matching::{Piece, frame_pieces};
-use crate::subscription::{Position, Resuming, Subscription, SubscriptionId};
+use crate::subscription::{AWAITED, Position, Resuming, Subscription, SubscriptionId};
 use crate::view::is_fed_by;
 
 /// What a reader gets.
@@ -103,7 +103,8 @@ impl Delivery {
         let Some(subscription) = self.subscription(id) else { return self.heartbeat.clone() };
         let moved = bytes.saturating_sub(subscription.cursors_at_bytes);
         let is_due = moved >= interval || subscription.heartbeats_since_cursors >= CURSORS_EVERY_HEARTBEATS;
-        if moved == 0 || !is_due || !subscription.is_live() {
+        // A resuming reader may be ahead of what this shard has.
+        if moved == 0 || !is_due || !subscription.is_live() || subscription.resuming.is_some() {
             return self.heartbeat.clone();
         }
         let cursors = self.cursors(subscription.interest, |_, view| view.end);
@@ -174,11 +175,15 @@ impl Delivery {
     }
 
     fn stop_resuming(&mut self, id: SubscriptionId, feed: FeedId, next: BlockSeq) {
+        let Some(resuming) = self.subscriptions.get(id.index()).and_then(|it| it.resuming.as_deref()) else { return };
+        let is_reached = match resuming.until.get(usize::from(feed.0)) {
+            Some(&AWAITED) => next >= self.tail(feed) && self.has_reached(feed, &resuming.from),
+            Some(until) => next >= *until,
+            None => return,
+        };
         let Some(subscription) = self.subscriptions.get_mut(id.index()) else { return };
         let Some(resuming) = &mut subscription.resuming else { return };
-        if let Some(until) = resuming.until.get_mut(usize::from(feed.0))
-            && next >= *until
-        {
+        if let Some(until) = resuming.until.get_mut(usize::from(feed.0)).filter(|_| is_reached) {
             *until = BlockSeq(0);
         }
         if resuming.until.iter().all(|until| *until == BlockSeq(0)) {

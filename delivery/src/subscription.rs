@@ -42,9 +42,12 @@ pub(crate) enum Position {
 pub(crate) struct Resuming {
     /// Per vbucket.
     pub(crate) from: Vec<Offset>,
-    /// Per feed: from this block on, everything is wanted.
+    /// Per feed: from this block on, everything is wanted. [`AWAITED`]: from some block on that has not come yet.
     pub(crate) until: Vec<BlockSeq>,
 }
+
+/// Stands for a block that has not come yet.
+pub(crate) const AWAITED: BlockSeq = BlockSeq(u64::MAX);
 
 #[derive(Debug)]
 pub(crate) struct Subscription {
