@@ -1,3 +1,38 @@
 //! Tests of whole nodes over real sockets: the tests themselves are in `tests/`, what they share is here.
+//!
+//! A node runs in the test's process on free ports ([`node`]) and is looked at through its own metrics ([`metrics`],
+//! [`http`]). Well-behaved clients are `broky_client`'s; whoever has to misbehave does so over HTTP/2 by hand ([`grpc`])
+//! with bytes put together by hand ([`wire`]). [`relay`] stands between a client and a node that breaks or is replaced,
+//! and [`ledger`] decides whether what a subscriber got is what was pushed. Nothing waits for a time: [`wait`] waits for
+//! conditions.
 
 #![deny(missing_docs)]
+#![expect(clippy::unwrap_used, reason = "for tests: a failure here fails the test")]
+
+pub mod grpc;
+pub mod http;
+pub mod ledger;
+pub mod metrics;
+pub mod node;
+pub mod relay;
+pub mod wait;
+pub mod wire;
+
+/// Makes a test of each function: with one worker thread, and with three, where shards have to work together.
+#[macro_export]
+macro_rules! with_one_and_three_workers {
+    ($($claim:ident),* $(,)?) => {
+        mod one_worker {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $claim() {
+                super::$claim(1).await;
+            })*
+        }
+        mod three_workers {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $claim() {
+                super::$claim(3).await;
+            })*
+        }
+    };
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use broky_proto::v1::TopologyResponse;
 use broky_ring::member::Addresses;
 use broky_shard::{Assignment, ShardConfig, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,6 +25,8 @@ pub struct Node {
     client_address: SocketAddr,
     admin_address: SocketAddr,
     inboxes: Vec<Inbox>,
+    /// What topology watchers follow; it has to live as long as they do.
+    topology: watch::Sender<TopologyResponse>,
     workers: Vec<JoinHandle<()>>,
     control: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -33,6 +36,9 @@ impl Node {
     ///
     /// # Errors
     /// See [`StartError`]; nothing keeps running then.
+    ///
+    /// # Panics
+    /// Within a tokio runtime: a node has its own.
     pub fn start(config: NodeConfig) -> Result<Self, StartError> {
         let clients = bind(config.listen, "clients (--listen)")?;
         let admins = bind(config.admin_listen, "the admin HTTP (--admin-listen)")?;
@@ -47,7 +53,14 @@ impl Node {
             .build()
             .map_err(system("the control runtime"))?;
         let (routes, health) = runtime.block_on(routes()).map_err(system("the gRPC services"))?;
-        let mut node = Self { client_address, admin_address, inboxes: Vec::new(), workers: Vec::new(), control: None };
+        let mut node = Self {
+            client_address,
+            admin_address,
+            inboxes: Vec::new(),
+            topology: watch::Sender::new(founded.topology()),
+            workers: Vec::new(),
+            control: None,
+        };
         node.start_workers(&config, &founded, &routes)?;
         let listener = Arc::new(ListenerStats::default());
         let admin = Arc::new(Admin {
@@ -88,7 +101,6 @@ impl Node {
     }
 
     fn start_workers(&mut self, config: &NodeConfig, founded: &Founded, routes: &Routes) -> Result<(), StartError> {
-        let (_, topology) = watch::channel(founded.topology());
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
         self.inboxes = senders;
         let assignments: Vec<Assignment> = founded.assignments();
@@ -106,7 +118,7 @@ impl Node {
                 shard,
                 message_bytes_max: config.message_bytes_max,
                 inboxes: self.inboxes.clone(),
-                topology: topology.clone(),
+                topology: self.topology.subscribe(),
                 assignments: assignments.clone(),
                 routes: routes.clone(),
             };

@@ -43,7 +43,7 @@ impl Service<Request<Incoming>> for ClientService {
             "/broky.v1.Broker/Push" => Box::pin(async { Ok(push(worker, request.into_body()).await) }),
             "/broky.v1.Broker/PushStream" => ready(PushStream::response(worker, request.into_body())),
             "/broky.v1.Broker/Subscribe" => ready(Subscribe::response(worker, self.connection, request.into_body())),
-            "/broky.v1.Broker/Topology" => ready(Topology::response(worker)),
+            "/broky.v1.Broker/Topology" => ready(Topology::response(worker, request.into_body())),
             _ => {
                 let mut routes = self.routes.clone();
                 Box::pin(async move {

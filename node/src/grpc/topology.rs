@@ -10,6 +10,7 @@ use broky_proto::v1::{ErrorCode, TopologyResponse};
 use bytes::Bytes;
 use http::Response;
 use http_body::Frame;
+use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use super::body::ServerBody;
@@ -23,13 +24,15 @@ pub(crate) struct Topology {
     changed: Option<Pin<Box<dyn Future<Output = bool>>>>,
     is_first: bool,
     is_over: bool,
+    /// Held so that a client that is still sending its (empty) request is not told to stop.
+    _request: Incoming,
 }
 
 impl Topology {
-    pub(crate) fn response(worker: Rc<Worker>) -> Response<ServerBody> {
+    pub(crate) fn response(worker: Rc<Worker>, request: Incoming) -> Response<ServerBody> {
         let latest = worker.topology();
         let stop = StopWatch::new(worker);
-        let stream = Self { stop, latest, changed: None, is_first: true, is_over: false };
+        let stream = Self { stop, latest, changed: None, is_first: true, is_over: false, _request: request };
         respond(ServerBody::Topology(Box::new(stream)))
     }
 

@@ -1,0 +1,12 @@
+//! The `broky` command as a shell runs it: real processes, pipes, signals and exit codes.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail")]
+
+mod ends;
+mod json;
+mod node;
+mod pipes;
+mod position;
+mod process;
+mod serve;
+mod status;
