@@ -56,14 +56,21 @@ impl Connection {
         self.request(request.body(()).unwrap()).await
     }
 
+    /// Begins a call of broky's service; `None` when the node takes none on this connection any more.
+    pub async fn try_call(&mut self, method: &str) -> Option<Call> {
+        let request = Request::post(format!("http://test/broky.v1.Broker/{method}"));
+        let request = request.header("content-type", "application/grpc").body(()).ok()?;
+        let ready = in_time("the connection takes a call or ends", self.send.clone().ready()).await;
+        Some(Call::new(ready.ok()?.send_request(request, false).ok()?))
+    }
+
     /// Begins any request.
     ///
     /// # Panics
     /// When the connection is gone.
     pub async fn request(&mut self, request: Request<()>) -> Call {
         let ready = in_time("the connection takes a call", self.send.clone().ready()).await;
-        let (response, up) = ready.unwrap().send_request(request, false).unwrap();
-        Call { up, down: Down::Waiting(response), deframer: Deframer::new(ANSWER_BYTES_MAX) }
+        Call::new(ready.unwrap().send_request(request, false).unwrap())
     }
 
     /// Waits until the node closes the connection.
@@ -116,6 +123,10 @@ pub struct End {
 }
 
 impl Call {
+    fn new((response, up): (ResponseFuture, SendStream<Bytes>)) -> Self {
+        Self { up, down: Down::Waiting(response), deframer: Deframer::new(ANSWER_BYTES_MAX) }
+    }
+
     /// Sends bytes as they are. What exceeds HTTP/2's window waits for it.
     ///
     /// # Panics

@@ -83,7 +83,7 @@ async fn kept_token_continues_exactly_where_its_subscription_stopped(workers: u1
     push(&client, 0..300).await;
     let (first, token) = read(&client, all().start(Start::Earliest), 300).await;
     push(&client, 300..500).await;
-    let kept = ResumeToken::from_bytes(token.as_bytes().to_vec()).unwrap();
+    let kept = ResumeToken::from_bytes(token.as_bytes()).unwrap();
     // Another client: nothing but the token is left of the first subscription.
     let other = node.client().await;
     let (second, _) = read(&other, all().start(Start::Resume(kept)), 200).await;

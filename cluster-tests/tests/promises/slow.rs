@@ -62,8 +62,9 @@ async fn stopped_subscriber_accounts_for_everything_and_harms_nobody(workers: u1
     assert!(ledger.messages > 0);
     let metrics = node.metrics().await;
     assert_eq!(metrics.get("broky_push_messages_total") as u64, pushed);
-    let memory = (metrics.get("broky_memory_used_bytes"), metrics.get("broky_memory_max_bytes"));
-    println!("MEM {workers} {memory:?} {}", memory.0 / memory.1);
+    let (used, max) = (metrics.get("broky_memory_used_bytes"), metrics.get("broky_memory_max_bytes"));
+    // With several workers, what one evicts another holds until it hears of it.
+    assert!(used <= max * 1.25, "{used} of {max} bytes");
     // It goes on as if nothing had been.
     client.push(&[Message::new("k", "after")]).await.unwrap();
     ledger.read(&mut stopped, pushed + 1).await;
