@@ -73,8 +73,7 @@ impl Producer {
     /// through the ticket.
     #[inline]
     pub async fn push(&self, message: impl AsMessage) -> Result<Ticket, PushError> {
-        let message = self.encoder(&message)?;
-        match self.lane.append(&message, Ticket::new) {
+        match self.append(&message, Ticket::new) {
             Ok((ticket, false)) => Ok(ticket),
             appended => self.finish(&message, appended, Ticket::new).await,
         }
@@ -87,8 +86,7 @@ impl Producer {
     /// As `push`.
     #[inline]
     pub async fn push_detached(&self, message: impl AsMessage) -> Result<(), PushError> {
-        let message = self.encoder(&message)?;
-        match self.lane.append(&message, |_, _| ()) {
+        match self.append(&message, |_, _| ()) {
             Ok(((), false)) => Ok(()),
             appended => self.finish(&message, appended, |_, _| ()).await,
         }
@@ -100,8 +98,7 @@ impl Producer {
     /// As `push`, and [`PushError::WouldBlock`] when the in-flight window is full.
     #[inline]
     pub fn try_push(&self, message: impl AsMessage) -> Result<Ticket, PushError> {
-        let message = self.encoder(&message)?;
-        Ok(self.lane.append(&message, Ticket::new)?.0)
+        Ok(self.append(&message, Ticket::new)?.0)
     }
 
     /// Pushes a message and waits for its outcome.
@@ -133,12 +130,12 @@ impl Producer {
     /// What is left to do when a message could not be appended at once, or filled a batch.
     async fn finish<T>(
         &self,
-        message: &Encoder<'_>,
+        message: &impl AsMessage,
         appended: Result<(T, bool), PushError>,
         handle: impl Fn(&Arc<Outcomes>, u32) -> T,
     ) -> Result<T, PushError> {
         let (handle, is_closed) = match appended {
-            Err(PushError::WouldBlock) => self.lane.when_room(|| self.lane.append(message, &handle)).await?,
+            Err(PushError::WouldBlock) => self.lane.when_room(|| self.append(message, &handle)).await?,
             appended => appended?,
         };
         if is_closed {
@@ -149,13 +146,19 @@ impl Producer {
         Ok(handle)
     }
 
+    /// Encodes the message into the open batch. The encoder lives only here, so that its fields stay in registers: kept
+    /// across an await it would be written to the future and read back for every message.
     #[inline]
-    fn encoder<'a>(&self, message: &'a impl AsMessage) -> Result<Encoder<'a>, PushError> {
+    fn append<T>(
+        &self,
+        message: &impl AsMessage,
+        handle: impl FnOnce(&Arc<Outcomes>, u32) -> T,
+    ) -> Result<(T, bool), PushError> {
         let encoder = Encoder::new(message.as_message());
         if encoder.message_len() > self.message_bytes_max {
             return Err(PushError::MessageTooLarge { bytes: encoder.message_len(), bytes_max: self.message_bytes_max });
         }
-        Ok(encoder)
+        self.lane.append(&encoder, handle)
     }
 }
 
