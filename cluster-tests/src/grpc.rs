@@ -16,6 +16,8 @@ use crate::wait::in_time;
 
 /// More than any answer here.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// What h2 may keep of small frames that were not read yet: as good as no limit.
+const SMALL_FRAMES_BUDGET: usize = 1 << 30;
 
 /// One HTTP/2 connection.
 #[derive(Debug)]
@@ -27,7 +29,7 @@ pub struct Connection {
 impl Connection {
     /// Connects, with HTTP/2's default settings.
     pub async fn open(address: SocketAddr) -> Self {
-        Self::open_with(address, &Builder::new()).await
+        Self::open_with(address, &settings()).await
     }
 
     /// Connects, with other settings.
@@ -84,6 +86,15 @@ impl Connection {
         drop(self.send);
         in_time("the connection closes", self.driver).await.unwrap()
     }
+}
+
+/// HTTP/2's default settings. However small the frames of a node's answers are, and however many wait to be read: that
+/// is no reason to break the connection off.
+#[must_use]
+pub fn settings() -> Builder {
+    let mut settings = Builder::new();
+    settings.data_frame_budget(SMALL_FRAMES_BUDGET);
+    settings
 }
 
 /// One call.

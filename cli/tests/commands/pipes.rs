@@ -129,6 +129,16 @@ fn message_over_the_limit_is_named_and_the_others_are_committed() {
 }
 
 #[test]
+fn limit_of_a_message_can_be_raised() {
+    let node = ServedNode::start_with(&["--message-max", "3MiB"]);
+    let reader = node.subscribe(&["k", "--count", "1"]);
+    let line = ["x".repeat(2 << 20).as_bytes(), b"\n"].concat();
+    node.push_lines("k", &line);
+    assert!(reader.wait().with_code(0).stdout == line, "the line came otherwise");
+    node.stop();
+}
+
+#[test]
 fn message_over_any_limit_is_named_and_the_others_are_committed() {
     let node = ServedNode::start();
     let reader = node.subscribe(&["k", "--count", "2"]);

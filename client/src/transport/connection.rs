@@ -20,6 +20,9 @@ const FRAME_BYTES_MAX: u32 = 1 << 20;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// HTTP/2's limit of a flow-control window.
 const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
+/// The windows of the streams bound what a connection holds unread. Its own one is larger, because h2 derives from it how
+/// many tiny frames may wait before it takes the sender for an attacker: 64 MiB allow for a stream full of them.
+const CONNECTION_WINDOW_BYTES_MIN: u32 = 64 << 20;
 
 /// Why no connection could be made. Nothing was sent. Retry once the addresses are right and a node is up.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -117,7 +120,8 @@ impl Connection {
         let socket = TcpStream::connect(&**address).await.map_err(|error| error.to_string())?;
         socket.set_nodelay(true).map_err(|error| error.to_string())?;
         let streams = u32::try_from(settings.streams_per_connection).unwrap_or(u32::MAX);
-        let window = settings.stream_window_bytes.saturating_mul(streams).min(WINDOW_BYTES_MAX);
+        let window = settings.stream_window_bytes.saturating_mul(streams);
+        let window = window.clamp(CONNECTION_WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(settings.stream_window_bytes)

@@ -12,6 +12,7 @@ with_one_and_three_workers!(
     stopped_subscriber_accounts_for_everything_and_harms_nobody,
     subscriber_that_asked_not_to_skip_is_disconnected_with_the_reason,
     slow_subscriber_of_a_part_is_told_of_no_other_vbucket,
+    late_reader_of_many_tiny_deliveries_keeps_its_connection,
 );
 
 const PAYLOAD_BYTES: usize = 16 << 10;
@@ -120,4 +121,21 @@ async fn slow_subscriber_of_a_part_is_told_of_no_other_vbucket(workers: u16) {
     client.close().await;
     narrow.close().await;
     node.stop().await;
+}
+
+/// HTTP/2 frames that hold little cost their receiver more than they hold, so h2 ends connections with too many of them
+/// unread. A reader that is merely late must not be taken for an attacker.
+async fn late_reader_of_many_tiny_deliveries_keeps_its_connection(workers: u16) {
+    let node = TestNode::start(workers);
+    let client = node.client().await;
+    let lone = Client::builder().address(node.address().to_string()).streams_per_connection(1);
+    let mut late = lone.connect().await.unwrap().subscribe(SubscribeOptions::new(["*"])).await.unwrap();
+    const MESSAGES: u64 = 10_000;
+    for _ in 0..MESSAGES {
+        // One at a time: each is a delivery of its own.
+        client.push(&[Message::new("k", "v")]).await.unwrap();
+    }
+    let mut ledger = Ledger::new();
+    ledger.read(&mut late, MESSAGES).await;
+    assert_eq!((ledger.messages, ledger.missed, late.stats().reconnects), (MESSAGES, 0, 0));
 }

@@ -27,10 +27,11 @@ where
     }
 }
 
-/// Bytes a client may send on one stream before the node has read them. Several fit the connection's, so that a stream
-/// that is not read on leaves room for the others.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Bytes a client may send on one stream before the node has read them. Many fit the connection's, so that a stream
+/// that is not read on leaves room for the others; and so that a stream full of tiny frames is no attack yet: h2 ends a
+/// connection when its unread small frames, at 256 bytes each, exceed half of its window.
+const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 24 << 20;
 /// Frames of this size are taken in one piece: a batch then needs no putting together.
 const FRAME_BYTES_MAX: u32 = 1 << 20;
 const STREAMS_MAX: u32 = 1024;

@@ -80,6 +80,10 @@ pub fn scan_push(request: &[u8], message_bytes_max: usize) -> Result<Push, (Erro
     if push.producer.0 != 0 && push.sequence.0 == 0 {
         return Err((ErrorCode::Malformed, "producer_id without sequence: the first sequence is 1".to_owned()));
     }
+    if push.producer.0 != 0 && push.sequence.0.checked_add(u64::from(count)).is_none() {
+        let reason = format!("{count} messages from sequence {} on go beyond the last sequence", push.sequence.0);
+        return Err((ErrorCode::Malformed, reason));
+    }
     Ok(push)
 }
 

@@ -14,8 +14,13 @@ pub(crate) fn check_request(request: &[u8], message_bytes_max: usize) {
         Err((code, reason)) => {
             let Ok(decoded) = decoded else { return };
             let is_nameless = decoded.producer_id != 0 && decoded.sequence == 0;
+            let count = decoded.messages.len() as u64;
+            let is_beyond = decoded.producer_id != 0 && decoded.sequence.checked_add(count).is_none();
             let is_too_many = code == ErrorCode::BatchTooLarge && decoded.messages.len() > BATCH_MESSAGES_MAX;
-            assert!(is_nameless || is_too_many || is_strict(&reason), "refused what prost decodes: {reason}");
+            assert!(
+                is_nameless || is_beyond || is_too_many || is_strict(&reason),
+                "refused what prost decodes: {reason}"
+            );
         }
     }
 }
