@@ -12,5 +12,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(false)
         .build_client(false)
         .compile_fds(descriptors)?;
+    // What nodes say to one another is not part of what clients are shown by reflection.
+    let peers = protox::compile(["broky/peer/v1/replicate.proto"], ["."])?;
+    tonic_prost_build::configure()
+        .bytes(".broky.peer.v1")
+        .build_server(false)
+        .build_client(false)
+        .compile_fds(peers)?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use broky_proto::error::Refusal;
 use broky_proto::frame;
-use broky_proto::id::{ClusterId, Lineage, Offset, VBucketId};
+use broky_proto::id::{ClusterId, Lineage, Offset, Token, VBucketId};
 use broky_proto::limits::{KEY_PARTITIONS_MAX, PATTERNS_MAX};
 use broky_proto::v1::{self, ErrorCode, GapReason, OnSlow, start::Start};
 
@@ -29,6 +29,7 @@ impl Delivery {
     /// A refusal says which part of the request cannot be met; nothing was opened.
     pub fn open(&mut self, open: &v1::Open) -> Result<SubscriptionId, Refusal> {
         let key = self.validate(open)?;
+        self.check_ready(&key)?;
         let begin = match open.start.as_ref().and_then(|start| start.start.as_ref()) {
             None | Some(Start::Live(_)) => self.begin_live(),
             Some(Start::Earliest(_)) => self.begin_earliest(),
@@ -81,6 +82,22 @@ impl Delivery {
             })
         });
         Ok(InterestKey::new(patterns.collect::<Result<_, _>>()?, open.key_partitions.clone()))
+    }
+
+    /// Fails while a vbucket that can be wanted is not readable here.
+    fn check_ready(&self, key: &InterestKey) -> Result<(), Refusal> {
+        let vbuckets = self.config.vbuckets;
+        let wanted: Vec<VBucketId> =
+            key.key_partitions.iter().map(|partition| vbuckets.vbucket_of(Token::of(partition, partition))).collect();
+        let lacking = vbuckets.iter().zip(&self.views).filter(|(_, view)| !view.is_ready);
+        let lacking = lacking.map(|(vbucket, _)| vbucket).find(|vbucket| wanted.is_empty() || wanted.contains(vbucket));
+        match lacking {
+            None => Ok(()),
+            Some(vbucket) => {
+                let reason = format!("vbucket {vbucket} is not in sync at this node");
+                Err(Refusal::new(ErrorCode::NotReady, reason))
+            }
+        }
     }
 
     fn begin_live(&self) -> Begin {
@@ -138,8 +155,8 @@ impl Delivery {
             gap(Lineage(cursor.lineage), offset, view.start.max(offset), GapReason::Lost);
             offset = view.start;
         }
-        // This shard may not have heard yet what a reader of another shard has been sent.
-        let ahead_max = if self.config.feeds > 1 { LAG_MAX } else { 0 };
+        // This shard may not have heard yet what a reader of another shard or node has been sent.
+        let ahead_max = if self.config.feeds > 1 || self.has_others { LAG_MAX } else { 0 };
         if cursor.lineage > view.lineage.0 || offset > view.end.plus(ahead_max) {
             let reason = format!(
                 "vbucket {vbucket}: position {offset} of lineage {} is ahead of {} of lineage {}",

@@ -8,13 +8,24 @@ pub mod error;
 pub mod frame;
 pub mod id;
 pub mod limits;
+pub mod replicate;
 pub mod resume;
+pub mod time;
 pub mod wire;
 
 /// Generated messages of package `broky.v1`.
 #[expect(missing_docs, reason = "generated; the comments are in the .proto file")]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/broky.v1.rs"));
+}
+
+/// Generated messages that nodes send one another.
+pub mod peer {
+    /// Package `broky.peer.v1`.
+    #[expect(missing_docs, reason = "generated; the comments are in the .proto files")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/broky.peer.v1.rs"));
+    }
 }
 
 /// The encoded `FileDescriptorSet` of package `broky.v1`, for reflection.

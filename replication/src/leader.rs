@@ -55,6 +55,8 @@ pub struct Leader {
     /// A change that was proposed and whose outcome is not known.
     proposed: Option<Vec<Member>>,
     peers: Vec<Peer>,
+    /// Offsets from here on are not this lineage's.
+    limit: Offset,
 }
 
 impl Leader {
@@ -66,7 +68,7 @@ impl Leader {
     pub fn new(epoch: Epoch, me: Member, start: Offset, isr: Isr) -> Self {
         assert!(isr.min > 0, "min_isr is at least one");
         assert!(isr.members.contains(&me), "the ISR {:?} lacks its leader {me}", isr.members);
-        Self { epoch, me, start, isr, proposed: None, peers: Vec::new() }
+        Self { epoch, me, start, isr, proposed: None, peers: Vec::new(), limit: Offset(u64::MAX) }
     }
 
     /// The epoch this leader was elected for.
@@ -92,6 +94,17 @@ impl Leader {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.isr.members.len() < self.isr.min
+    }
+
+    /// Takes the first offset that is not reserved for this lineage.
+    pub fn set_limit(&mut self, limit: Offset) {
+        self.limit = limit;
+    }
+
+    /// Whether a log that ends at `log_end` may grow.
+    #[inline]
+    pub(crate) fn has_offsets(&self, log_end: Offset) -> bool {
+        log_end < self.limit
     }
 
     /// Takes what the control plane has committed. Whatever was proposed is decided by that.

@@ -148,13 +148,7 @@ impl Replica {
     ///
     /// # Errors
     /// See [`AcceptError`]; nothing changed.
-    pub fn accept(
-        &mut self,
-        leader_epoch: Epoch,
-        first: Offset,
-        count: u64,
-        epoch: Epoch,
-    ) -> Result<(), AcceptError> {
+    pub fn accept(&mut self, leader_epoch: Epoch, first: Offset, count: u64, epoch: Epoch) -> Result<(), AcceptError> {
         match &self.role {
             Role::Follower(following) if following.is_attached && following.epoch == leader_epoch => {}
             Role::Follower(_) | Role::Leader(_) | Role::Idle => {
@@ -174,6 +168,12 @@ impl Replica {
         }
         self.log.extend(count);
         Ok(())
+    }
+
+    /// Takes back what was just accepted from `to` on: it could not be stored.
+    pub fn retract(&mut self, to: Offset) {
+        self.log.truncate(to);
+        self.epochs.truncate(to);
     }
 
     /// Notes on a follower that everything below `to` is committed. Returns whether the high watermark moved.
@@ -223,7 +223,7 @@ impl Replica {
                 Verdict::OutOfSequence => return Append::OutOfSequence,
             }
         }
-        if leader.is_frozen() {
+        if leader.is_frozen() || !leader.has_offsets(self.log.end()) {
             if let Some((id, sequence)) = producer {
                 self.dedup.refused(id, sequence, self.log.end(), has_room);
             }
@@ -255,8 +255,12 @@ impl Replica {
         leader.handle_ack(member, log_end) && self.advance_high_watermark()
     }
 
-    /// Forgets committed messages below `to`.
-    pub fn evict(&mut self, to: Offset) {
+    /// Forgets committed messages, `from` to `to`, which are the oldest. Messages of another history, or of before the log
+    /// began anew, are none of this log's.
+    pub fn evict(&mut self, from: Offset, to: Offset) {
+        if from < self.log.start() || to > self.log.high_watermark() {
+            return;
+        }
         self.log.evict(to);
         self.epochs.evict(self.log.start());
     }
@@ -404,10 +408,7 @@ mod tests {
     fn follower_of_a_newer_epoch_rejects_the_older_leader() {
         let mut replica = following(3, 3);
         replica.follow(Epoch(2), member(1));
-        assert_eq!(
-            replica.accept(Epoch(1), Offset(3), 1, Epoch(1)),
-            Err(AcceptError::NotAttached { asked: Epoch(1) })
-        );
+        assert_eq!(replica.accept(Epoch(1), Offset(3), 1, Epoch(1)), Err(AcceptError::NotAttached { asked: Epoch(1) }));
     }
 
     #[test]
@@ -454,7 +455,7 @@ mod tests {
         leader.advance_high_watermark();
         let empty = Replica::new(Lineage(1), Offset::ZERO);
         assert_eq!(leader.attachment(&empty.summary()), Attachment::Keep { to: Offset(0) });
-        leader.evict(Offset(4));
+        leader.evict(Offset(0), Offset(4));
         let attachment = leader.attachment(&empty.summary());
         assert_eq!(attachment, Attachment::Restart { start: Offset(4) });
         let mut empty = empty;
@@ -470,7 +471,7 @@ mod tests {
         leader.lead(Epoch(3), member(1), isr(&[1], 2, 1));
         leader.append(None, true);
         leader.advance_high_watermark();
-        leader.evict(Offset(10));
+        leader.evict(Offset(0), Offset(10));
         let mut late = following(6, 5);
         late.follow(Epoch(3), member(1));
         let attachment = leader.attachment(&late.summary());
