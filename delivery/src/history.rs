@@ -18,6 +18,10 @@ impl Delivery {
         if let Some(view) = self.views.get_mut(usize::from(vbucket.0)) {
             *view = View::new(lineage, epoch, base);
         }
+        // It may have been held here before.
+        for feed in &mut self.feeds {
+            feed.stale_until = feed.tail();
+        }
     }
 
     /// Takes a vbucket's new epoch, which resume positions carry.
@@ -60,6 +64,9 @@ impl Delivery {
         let is_ready = view.is_ready;
         *view = View::new(lineage, epoch, base);
         view.is_ready = is_ready;
+        if let Some(source) = self.feeds.get_mut(usize::from(feed.0)) {
+            source.stale_until = source.tail();
+        }
         self.note_gap(feed, gap, wake);
     }
 

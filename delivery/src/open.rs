@@ -7,7 +7,7 @@ use broky_proto::limits::{KEY_PARTITIONS_MAX, PATTERNS_MAX};
 use broky_proto::v1::{self, ErrorCode, GapReason, OnSlow, start::Start};
 
 use crate::delivery::Delivery;
-use crate::feed::FeedId;
+use crate::feed::{BlockSeq, Feed, FeedId};
 use crate::interest::{InterestId, InterestKey};
 use crate::pattern::Pattern;
 use crate::subscription::{AWAITED, Position, Resuming, Subscription, SubscriptionId};
@@ -110,11 +110,16 @@ impl Delivery {
     }
 
     fn begin_earliest(&self) -> Begin {
+        let from: Vec<Offset> = self.views.iter().map(|view| view.start).collect();
+        // Blocks may hold messages of histories that are over, or from before a vbucket was held here for good.
+        let stale = |feed: &Feed| if feed.oldest() < feed.stale_until { feed.stale_until } else { BlockSeq(0) };
+        let until: Vec<BlockSeq> = self.feeds.iter().map(stale).collect();
+        let is_filtered = until.iter().any(|until| *until > BlockSeq(0));
         Begin {
             positions: self.feeds.iter().map(|feed| Position::Behind { next: feed.oldest(), skip: 0 }).collect(),
-            resuming: None,
+            resuming: is_filtered.then(|| Box::new(Resuming { from: from.clone(), until })),
             gaps: Vec::new(),
-            from: self.views.iter().map(|view| view.start).collect(),
+            from,
         }
     }
 
@@ -150,9 +155,10 @@ impl Delivery {
             let (vbucket, lineage, reason) = (cursor.vbucket, lineage.0, reason.into());
             gaps.push(v1::Gap { vbucket, lineage, from: from.0, to: to.0, reason });
         };
-        if cursor.lineage < view.lineage.0 {
-            // Whatever the old lineage held beyond this point is gone. A new lineage starts above all of it.
-            gap(Lineage(cursor.lineage), offset, view.start.max(offset), GapReason::Lost);
+        if offset < view.base {
+            // Whatever the lineage of then held beyond this point is gone. The present one starts above all of it; a
+            // reader that has come so far is in it, whatever lineage it last heard of.
+            gap(Lineage(cursor.lineage), offset, view.start, GapReason::Lost);
             offset = view.start;
         }
         // This shard may not have heard yet what a reader of another shard or node has been sent.

@@ -8,15 +8,16 @@
 //! A pass is slower than pushes may be, and blocks may be evicted under it. Then the follower's log begins anew where
 //! the leader's starts by then.
 
-use broky_delivery::{BlockSeq, is_system_key};
+use broky_delivery::{Block, BlockSeq};
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, Offset, VBucketId};
 use broky_proto::peer::v1::{ProducerState, Replicated, Synced, SyncedVBucket, to_follower};
 use broky_proto::replicate::{ReplicatedRun, encode_block, encode_to_follower};
-use broky_proto::wire::{Fields, stored_messages};
-use broky_replication::Attachment;
+use broky_replication::{Attachment, Replica};
 
-use crate::block::PartBuilder;
+use crate::block::{PartBuilder, StoredMessage, add_origin, origins_of, stored_of};
+use crate::leading::note_origins;
+use crate::open_block::Origin;
 use crate::outbox::{Frame, Outbox, SessionId};
 use crate::sessions::{Ends, Pass, Session, Stage};
 use crate::shard::Shard;
@@ -35,15 +36,16 @@ struct Chunk {
     part: PartBuilder,
     meta: Replicated,
     runs: Vec<ReplicatedRun>,
+    origins: Vec<Origin>,
 }
 
 impl Chunk {
-    fn add(&mut self, stored: &[u8], vbucket: VBucketId, offset: Offset, epochs: (Epoch, Epoch), is_system: bool) {
-        self.part.add(stored, vbucket, offset, is_system);
-        let (leader_epoch, epoch) = epochs;
+    fn add(&mut self, stored: &StoredMessage<'_>, leader_epoch: Epoch) {
+        self.part.add(stored);
+        let (vbucket, epoch, first) = (stored.vbucket, stored.epoch, stored.offset);
         match self.runs.iter_mut().rev().find(|run| run.vbucket == vbucket) {
             Some(run) if run.epoch == epoch => run.count += 1,
-            Some(_) | None => self.runs.push(ReplicatedRun { vbucket, leader_epoch, epoch, first: offset, count: 1 }),
+            Some(_) | None => self.runs.push(ReplicatedRun { vbucket, leader_epoch, epoch, first, count: 1 }),
         }
     }
 }
@@ -131,8 +133,7 @@ impl Shard {
         while at < tail && chunk.part.len() < CHUNK_BYTES && looked < 4 * CHUNK_BYTES {
             if let Some(block) = self.delivery.block(feed, at) {
                 looked += block.framed.len();
-                let encoded = block.framed.get(PREFIX_LEN..).unwrap_or_default();
-                collect(session, &self.replicas, encoded, &mut chunk);
+                collect(session, &self.replicas, block, &[], &mut chunk);
             }
             at = BlockSeq(at.0 + 1);
         }
@@ -148,7 +149,7 @@ impl Shard {
         session.pass = None;
         for sealed in self.pending.iter() {
             let mut chunk = Chunk::default();
-            collect(session, &self.replicas, sealed.block.encoded(), &mut chunk);
+            collect(session, &self.replicas, &sealed.block, &sealed.origins, &mut chunk);
             send(session, id, now, chunk, out);
         }
         let mut synced = Vec::new();
@@ -178,31 +179,28 @@ impl Shard {
     }
 }
 
-/// Adds what the vbuckets of the pass lack of some stored messages.
-fn collect(session: &mut Session, replicas: &[Option<broky_replication::Replica>], encoded: &[u8], chunk: &mut Chunk) {
-    let mut start = 0;
-    for (span, message) in stored_messages(encoded).flatten() {
-        let end = (span.start + span.len) as usize;
-        let stored = encoded.get(start..end).unwrap_or_default();
-        start = end;
-        let Ok(fields) = Fields::scan(message) else { continue };
-        let Ok(vbucket) = u16::try_from(fields.vbucket).map(VBucketId) else { continue };
-        let Stage::Behind { begun, next, is_in_pass: true } = session.stage(vbucket) else { continue };
-        let offset = Offset(fields.offset);
-        if offset != next {
+/// Adds what the vbuckets of the pass lack of a block. `origins` are known while it is not committed: whoever is in sync
+/// can lack nothing else, and must recognise retries of whatever it acknowledges.
+fn collect(session: &mut Session, replicas: &[Option<Replica>], block: &Block, origins: &[Origin], chunk: &mut Chunk) {
+    for (number, stored) in (0..).zip(stored_of(block.encoded())) {
+        let Stage::Behind { begun, next, is_in_pass: true } = session.stage(stored.vbucket) else { continue };
+        if stored.offset != next {
             continue;
         }
-        let Some(Some(replica)) = replicas.get(usize::from(vbucket.0)) else { continue };
-        session.set_stage(vbucket, Stage::Behind { begun, next: next.plus(1), is_in_pass: true });
-        let is_system = is_system_key(fields.key.of(message));
-        chunk.add(stored, vbucket, offset, (replica.epoch(), Epoch(fields.epoch)), is_system);
+        let Some(Some(replica)) = replicas.get(usize::from(stored.vbucket.0)) else { continue };
+        session.set_stage(stored.vbucket, Stage::Behind { begun, next: next.plus(1), is_in_pass: true });
+        for origin in origins_of(origins, &[number]) {
+            add_origin(&mut chunk.origins, Origin { first: chunk.part.messages(), ..origin });
+        }
+        chunk.add(&stored, replica.epoch());
     }
 }
 
 fn send(session: &mut Session, id: SessionId, now: broky_proto::time::Timestamp, chunk: Chunk, out: &mut Outbox) {
-    let Chunk { part, mut meta, runs } = chunk;
+    let Chunk { part, mut meta, runs, origins } = chunk;
     let Some(block) = part.finish() else { return };
     runs.into_iter().for_each(|run| meta.push_run(run));
+    note_origins(&mut meta, &origins);
     meta.has_system = block.has_system;
     let body = block.framed.slice(PREFIX_LEN..);
     meta.crc32 = crc32fast::hash(&body);

@@ -80,8 +80,8 @@ impl Shard {
         }
         self.delivery.handle_block(feed, block, &entries, &mut out.wake);
         self.writers.recycle(entries);
-        for key in waiting {
-            self.replies.done(key, &mut out.replies);
+        for waiter in waiting {
+            self.replies.done(waiter.reply, &mut out.replies);
         }
     }
 

@@ -13,13 +13,13 @@ use broky_proto::id::{Epoch, Lineage, MapVersion, Member, Offset, ProducerId, Se
 use broky_proto::peer::v1::{
     Ack, Attach, Begin, BeginVBucket, Committed, Replicated, Summaries, Summary, Synced, to_follower, to_leader,
 };
-use broky_proto::replicate::{PeerError, ReplicatedRun, encode_to_leader, vbucket as vbucket_of};
+use broky_proto::replicate::{PeerError, ReplicatedOrigin, ReplicatedRun, encode_to_leader, vbucket as vbucket_of};
 use broky_proto::time::Timestamp;
 use broky_proto::wire::{Fields, stored_messages};
 use broky_replication::{Attachment, ProducerState, Role, SequenceRun};
 use thiserror::Error;
 
-use crate::open_block::Sealed;
+use crate::open_block::{Origin, Sealed};
 use crate::outbox::{InboundId, Mirror, Outbox};
 use crate::shard::Shard;
 
@@ -219,7 +219,8 @@ impl Shard {
         let runs_of_block = merged(&runs);
         let messages = runs.iter().map(|run| run.count).fold(0_u32, u32::saturating_add);
         let stored = Block { framed, runs: runs_of_block, messages, has_system: block.has_system, arena };
-        self.note_origins(block, &runs, &stored)?;
+        let origins = block.origins()?;
+        self.note_producers(&origins, &runs, &stored)?;
         if block.is_committed {
             for run in stored.runs.iter() {
                 self.commit_to(leader, run.vbucket, run.end());
@@ -234,7 +235,7 @@ impl Shard {
         self.pending.push(Sealed {
             block: stored,
             entries: Vec::new(),
-            origins: Vec::new(),
+            origins: origins.iter().map(origin).collect(),
             waiting: Vec::new(),
             sent: Vec::new(),
         });
@@ -264,8 +265,12 @@ impl Shard {
     }
 
     /// Notes whose messages they are, so that a retry is recognised should this node come to lead.
-    fn note_origins(&mut self, block: &Replicated, runs: &[ReplicatedRun], stored: &Block) -> Result<(), InboundError> {
-        let origins = block.origins()?;
+    fn note_producers(
+        &mut self,
+        origins: &[ReplicatedOrigin],
+        runs: &[ReplicatedRun],
+        stored: &Block,
+    ) -> Result<(), InboundError> {
         if origins.is_empty() {
             return Ok(());
         }
@@ -349,6 +354,11 @@ fn replica_epoch(role: &Role) -> Option<Epoch> {
         Role::Follower(following) => Some(following.epoch),
         Role::Leader(_) | Role::Idle => None,
     }
+}
+
+fn origin(origin: &ReplicatedOrigin) -> Origin {
+    let ReplicatedOrigin { first, count, producer, sequence } = *origin;
+    Origin { first, index: first, count, producer, sequence, reply: None }
 }
 
 /// The runs with each vbucket once.

@@ -96,7 +96,7 @@ impl Shard {
             self.proposed_at = self.now;
         }
         let sessions: Vec<(SessionId, Member)> =
-            self.sessions.iter().filter(|(_, s)| s.has_joiners).map(|(id, s)| (*id, s.member)).collect();
+            self.sessions.iter().filter(|(_, s)| s.has_joiners || is_again).map(|(id, s)| (*id, s.member)).collect();
         let led: Vec<VBucketId> = self.led_vbuckets().collect();
         let mut still_joining = Vec::new();
         for vbucket in led {
@@ -132,6 +132,7 @@ impl Shard {
             if is_again {
                 out.isr_changes.push(change(vbucket, proposal));
             }
+            still_joining.extend(candidates.iter().map(|(id, _)| *id));
             return;
         }
         let mut joins = Vec::new();

@@ -1,5 +1,7 @@
 //! The leader's side of replication: attaching followers, sending them blocks, hearing their acknowledgements.
 
+use broky_delivery::Block;
+use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, IsrVersion, Lineage, Member, Offset, VBucketId};
 use broky_proto::peer::v1::{
     Attach, AttachVBucket, Begin, BeginVBucket, Committed, Ping, Replicated, Summary, to_follower, to_leader,
@@ -8,10 +10,10 @@ use broky_proto::replicate::{
     PeerError, ReplicatedOrigin, ReplicatedRun, encode_block, encode_to_follower, vbucket as vbucket_of,
 };
 use broky_proto::time::Timestamp;
-use broky_replication::{Attachment, EpochHistory, LogSummary};
+use broky_replication::{Attachment, EpochHistory, LogSummary, Replica};
 
-use crate::block::part_of;
-use crate::open_block::Sealed;
+use crate::block::{Part, origins_of, part_of};
+use crate::open_block::{Origin, Sealed};
 use crate::outbox::{Frame, Outbox, SessionId};
 use crate::sessions::{Ends, Session, Stage};
 use crate::shard::Shard;
@@ -167,23 +169,16 @@ impl Shard {
             }
             let is_live = |vbucket| session.stage(vbucket).is_live();
             if session.is_settled() || sealed.block.runs.iter().all(|run| is_live(run.vbucket)) {
-                let meta = meta.get_or_insert_with(|| meta_of(sealed, &self.replicas));
-                let body = sealed.block.framed.slice(broky_proto::frame::PREFIX_LEN..);
-                meta.seq = session.send(self.now, body.len(), false, Ends::Runs(sealed.block.runs.clone()));
+                let block = &sealed.block;
+                let meta = meta.get_or_insert_with(|| meta_of(block, &sealed.origins, &self.replicas));
+                let body = block.framed.slice(PREFIX_LEN..);
+                meta.seq = session.send(self.now, body.len(), false, Ends::Runs(block.runs.clone()));
                 sealed.sent.push((*id, meta.seq));
                 out.to_followers.push((*id, Frame { head: encode_block(meta, body.len()), body }));
-            } else if let Some(part) = part_of(&sealed.block, |vbucket, _| is_live(vbucket)) {
-                let mut part = Sealed {
-                    block: part,
-                    entries: Vec::new(),
-                    origins: Vec::new(),
-                    waiting: Vec::new(),
-                    sent: Vec::new(),
-                };
-                part.origins = Vec::new();
-                let mut meta = meta_of(&part, &self.replicas);
-                let body = part.block.framed.slice(broky_proto::frame::PREFIX_LEN..);
-                meta.seq = session.send(self.now, body.len(), false, Ends::Runs(part.block.runs.clone()));
+            } else if let Some(Part { block, numbers }) = part_of(&sealed.block, |vbucket, _| is_live(vbucket)) {
+                let mut meta = meta_of(&block, &origins_of(&sealed.origins, &numbers), &self.replicas);
+                let body = block.framed.slice(PREFIX_LEN..);
+                meta.seq = session.send(self.now, body.len(), false, Ends::Runs(block.runs));
                 out.to_followers.push((*id, Frame { head: encode_block(&meta, body.len()), body }));
             }
         }
@@ -240,23 +235,25 @@ impl Shard {
 }
 
 /// What goes in front of a live block: all of it was stored in the present epochs.
-fn meta_of(sealed: &Sealed, replicas: &[Option<broky_replication::Replica>]) -> Replicated {
-    let mut meta = Replicated {
-        has_system: sealed.block.has_system,
-        crc32: crc32fast::hash(sealed.block.encoded()),
-        ..Replicated::default()
-    };
-    for run in sealed.block.runs.iter() {
+fn meta_of(block: &Block, origins: &[Origin], replicas: &[Option<Replica>]) -> Replicated {
+    let crc32 = crc32fast::hash(block.encoded());
+    let mut meta = Replicated { has_system: block.has_system, crc32, ..Replicated::default() };
+    for run in block.runs.iter() {
         let replica = replicas.get(usize::from(run.vbucket.0)).and_then(Option::as_ref);
         let epoch = replica.map(|replica| replica.epoch()).unwrap_or_default();
         let (vbucket, first, count) = (run.vbucket, run.first, run.count);
         meta.push_run(ReplicatedRun { vbucket, leader_epoch: epoch, epoch, first, count });
     }
-    for origin in sealed.origins.iter().filter(|origin| origin.producer.0 != 0) {
+    note_origins(&mut meta, origins);
+    meta
+}
+
+/// Says whose messages a frame holds.
+pub(crate) fn note_origins(meta: &mut Replicated, origins: &[Origin]) {
+    for origin in origins.iter().filter(|origin| origin.producer.0 != 0) {
         let (first, count, producer, sequence) = (origin.first, origin.count, origin.producer, origin.sequence);
         meta.push_origin(ReplicatedOrigin { first, count, producer, sequence });
     }
-    meta
 }
 
 fn log_summary(summary: &Summary) -> Result<LogSummary, PeerError> {

@@ -6,6 +6,7 @@ use broky_proto::id::{Offset, ProducerId, Sequence, VBucketCount, VBucketId};
 use broky_proto::wire::{self, Stored, append_stored};
 use bytes::{BufMut, BytesMut};
 
+use crate::block::add_origin;
 use crate::outbox::SessionId;
 use crate::replies::ReplyKey;
 
@@ -33,6 +34,15 @@ pub(crate) struct Source {
     pub(crate) reply: Option<ReplyKey>,
 }
 
+/// A reply that waits for a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Waiter {
+    pub(crate) reply: ReplyKey,
+    /// The message in the request that an earlier attempt had stored; its fate is the block's. `None` when the block holds
+    /// messages of the request itself, which their origins tell.
+    pub(crate) duplicate: Option<u32>,
+}
+
 /// A sealed block, until it is committed.
 #[derive(Debug)]
 pub(crate) struct Sealed {
@@ -41,7 +51,7 @@ pub(crate) struct Sealed {
     pub(crate) entries: Vec<Entry>,
     pub(crate) origins: Vec<Origin>,
     /// Replies that wait for it.
-    pub(crate) waiting: Vec<ReplyKey>,
+    pub(crate) waiting: Vec<Waiter>,
     /// Which followers were sent it, and under which number.
     pub(crate) sent: Vec<(SessionId, u64)>,
 }
@@ -58,7 +68,7 @@ pub(crate) struct OpenBlock {
     arena: ArenaId,
     /// Kept only where others hold copies.
     origins: Option<Vec<Origin>>,
-    pub(crate) waiting: Vec<ReplyKey>,
+    pub(crate) waiting: Vec<Waiter>,
 }
 
 impl OpenBlock {
@@ -197,15 +207,5 @@ fn note_origin(origins: &mut Vec<Origin>, at: usize, source: Source) {
         return;
     }
     let first = u32::try_from(at).unwrap_or(u32::MAX);
-    match origins.last_mut() {
-        Some(last)
-            if last.reply == reply
-                && last.producer == producer
-                && last.first + last.count == first
-                && last.index + last.count == index =>
-        {
-            last.count += 1;
-        }
-        _ => origins.push(Origin { first, index, count: 1, producer, sequence, reply }),
-    }
+    add_origin(origins, Origin { first, index, count: 1, producer, sequence, reply });
 }

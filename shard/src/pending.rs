@@ -10,9 +10,8 @@ use std::collections::VecDeque;
 use broky_delivery::{ArenaId, Run};
 use broky_proto::id::{Offset, VBucketId};
 
-use crate::block::{entries_of, part_of};
-use crate::open_block::{Origin, Sealed};
-use crate::replies::ReplyKey;
+use crate::block::{Part, entries_of, origins_of, part_of};
+use crate::open_block::{Sealed, Waiter};
 
 /// How much of a block is committed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +58,7 @@ impl Pending {
     }
 
     /// Who waits for the last block that holds messages of a vbucket.
-    pub(crate) fn last_of(&mut self, vbucket: VBucketId) -> Option<&mut Vec<ReplyKey>> {
+    pub(crate) fn last_of(&mut self, vbucket: VBucketId) -> Option<&mut Vec<Waiter>> {
         let holds = |sealed: &&mut Sealed| sealed.block.runs.iter().any(|run| run.vbucket == vbucket);
         self.blocks.iter_mut().rev().find(holds).map(|sealed| &mut sealed.waiting)
     }
@@ -146,17 +145,16 @@ fn divide(sealed: Sealed, takes: impl Fn(VBucketId, Offset) -> bool) -> (Option<
     let Sealed { block, entries: _, origins, waiting, sent } = sealed;
     let taken = part_of(&block, &takes);
     let rest = part_of(&block, |vbucket, offset| !takes(vbucket, offset));
-    let part = |block, waiting, origins| {
-        let entries = entries_of(&block);
+    let sealed = |part: Part, waiting| Sealed {
+        entries: entries_of(&part.block),
+        origins: origins_of(&origins, &part.numbers),
+        block: part.block,
+        waiting,
         // Followers were sent the whole: they are told of the parts by high watermark.
-        Sealed { block, entries, origins, waiting, sent: Vec::new() }
+        sent: Vec::new(),
     };
-    if rest.is_none() {
-        let whole = taken.map(|block| Sealed { sent, ..part(block, waiting, origins) });
-        return (whole, None);
+    match rest {
+        None => (taken.map(|part| Sealed { sent, ..sealed(part, waiting) }), None),
+        Some(rest) => (taken.map(|part| sealed(part, Vec::new())), Some(sealed(rest, waiting))),
     }
-    // Numbers in the block are no longer right, but who waits for what is; producers were noted when it was sealed.
-    let no_origins: Vec<Origin> = Vec::new();
-    let taken = taken.map(|block| part(block, Vec::new(), no_origins));
-    (taken, rest.map(|block| part(block, waiting, origins)))
 }

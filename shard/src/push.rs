@@ -10,7 +10,7 @@ use broky_proto::wire::{self, Push, Stored, stored_len_max};
 use broky_replication::{Append, Replica};
 
 use crate::config::ShardId;
-use crate::open_block::Source;
+use crate::open_block::{Source, Waiter};
 use crate::outbox::{Outbox, Reply, Ticket};
 use crate::outcome::{Exception, ExceptionKind, PartOutcome, exception};
 use crate::replies::ReplyKey;
@@ -120,11 +120,12 @@ impl Shard {
                 let epoch = replica.epoch();
                 let stored = Stored { crc32: entry.crc32, ts_broker: storing.now_unix_ns, epoch, vbucket, offset };
                 let open = self.writers.open(set);
-                if let Some(key) = storing.reply
-                    && open.waiting.last() != Some(&key)
-                {
-                    open.waiting.push(key);
-                    self.replies.wait(key);
+                if let Some(reply) = storing.reply {
+                    let waiter = Waiter { reply, duplicate: None };
+                    if open.waiting.last() != Some(&waiter) {
+                        open.waiting.push(waiter);
+                        self.replies.wait(reply);
+                    }
                 }
                 let source = Source { producer: push.producer, sequence, index: entry.index, reply: storing.reply };
                 open.append(entry, entry.message.of(storing.request), &stored, source);
@@ -137,7 +138,7 @@ impl Shard {
                 let is_committed = replica.log().is_committed();
                 self.stats.duplicate_messages += 1;
                 if let Some(key) = storing.reply.filter(|_| !is_committed) {
-                    self.wait_for_last_of(vbucket, set, key);
+                    self.wait_for_last_of(vbucket, set, Waiter { reply: key, duplicate: Some(entry.index) });
                 }
             }
             Append::OutOfSequence | Append::NotEnoughReplicas | Append::NotLeader => {
@@ -147,14 +148,12 @@ impl Shard {
     }
 
     /// Lets a reply wait for everything of a vbucket that is not committed: an earlier attempt's message is among it.
-    fn wait_for_last_of(&mut self, vbucket: VBucketId, set: SetId, key: ReplyKey) {
+    fn wait_for_last_of(&mut self, vbucket: VBucketId, set: SetId, waiter: Waiter) {
         let open = self.writers.open(set);
         let waiting = if open.has(vbucket) { Some(&mut open.waiting) } else { self.pending.last_of(vbucket) };
-        if let Some(waiting) = waiting
-            && waiting.last() != Some(&key)
-        {
-            waiting.push(key);
-            self.replies.wait(key);
+        if let Some(waiting) = waiting {
+            waiting.push(waiter);
+            self.replies.wait(waiter.reply);
         }
     }
 

@@ -53,7 +53,6 @@ impl Replies {
         if held.waits == 0 {
             let mut reply = self.table.remove(key.0).reply;
             reply.outcome.exceptions.sort_unstable_by_key(|exception| exception.index);
-            reply.outcome.exceptions.dedup_by_key(|exception| exception.index);
             replies.push(reply);
         }
     }
@@ -63,7 +62,10 @@ impl Replies {
         let Some(held) = self.table.get_mut(key.0) else { return };
         let reason = "the vbucket's leader changed before the message was committed";
         let kind = ExceptionKind::Unknown { code: ErrorCode::NotLeader, reason: reason.to_owned() };
-        let unknown = (first..first.saturating_add(count)).map(|index| Exception { index, kind: kind.clone() });
+        let lost = first..first.saturating_add(count);
+        // What was said of them before, that an earlier attempt had stored them, holds no longer.
+        held.reply.outcome.exceptions.retain(|exception| !lost.contains(&exception.index));
+        let unknown = lost.map(|index| Exception { index, kind: kind.clone() });
         held.reply.outcome.exceptions.extend(unknown);
     }
 

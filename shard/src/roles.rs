@@ -180,15 +180,20 @@ impl Shard {
         let replies = &mut self.replies;
         let mut done = Vec::new();
         for sealed in self.pending.holding(id) {
-            for origin in &sealed.origins {
-                if let Some(reply) = origin.reply {
+            for origin in &mut sealed.origins {
+                if let Some(reply) = origin.reply.take() {
                     replies.lose(reply, origin.index, origin.count);
+                }
+            }
+            for waiter in &sealed.waiting {
+                if let Some(index) = waiter.duplicate {
+                    replies.lose(waiter.reply, index, 1);
                 }
             }
             done.append(&mut sealed.waiting);
         }
-        for key in done {
-            self.replies.done(key, &mut self.lost);
+        for waiter in done {
+            self.replies.done(waiter.reply, &mut self.lost);
         }
     }
 
