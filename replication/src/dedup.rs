@@ -9,8 +9,10 @@
 //! that breaks the rules (two processes under one id) where it would otherwise lose messages in silence. Sequences of
 //! one vbucket are not contiguous, because the producer's other messages went elsewhere.
 //!
-//! Bounds: [`PRODUCERS_MAX`] producers, fewer when the caller has no room for more; the one unused for longest gives way.
-//! [`RUNS_MAX`] runs of each.
+//! Bounds: [`PRODUCERS_MAX`] producers; the one unused for longest gives way, and so it does when the caller needs the
+//! memory ([`Dedup::forget_oldest`]). [`RUNS_MAX`] runs of each. Of what was forgotten nothing is claimed: a sequence
+//! below everything that is known of a producer is a duplicate only if its run was dropped, and neither a duplicate nor
+//! certainly new if a producer was forgotten whole.
 
 use std::collections::VecDeque;
 
@@ -29,8 +31,10 @@ pub enum Verdict {
     New,
     /// Stored by an earlier attempt; where, if it is recent enough to know.
     Duplicate(Option<Offset>),
-    /// Ahead of a refused sequence, or behind the known ones without being one of them.
+    /// Ahead of a refused sequence, or behind the known ones without being one of them: certainly not stored.
     OutOfSequence,
+    /// Behind all that is known of this producer, some of which may have been forgotten: stored or not, nobody can tell.
+    Forgotten,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +55,8 @@ struct Producer {
     last: Sequence,
     hole: Option<Sequence>,
     runs: VecDeque<Run>,
+    /// Whether older runs were dropped.
+    has_dropped: bool,
     /// Log end at the latest use: the clock by which the least recently used one is found.
     used: Offset,
 }
@@ -59,6 +65,8 @@ struct Producer {
 #[derive(Clone, Default, Debug)]
 pub struct Dedup {
     producers: FxHashMap<ProducerId, Producer>,
+    /// Whether a producer was ever forgotten.
+    has_forgotten: bool,
 }
 
 impl Dedup {
@@ -75,13 +83,13 @@ impl Dedup {
         if sequence > known.last || known.hole == Some(sequence) {
             return Verdict::New;
         }
-        known.find(sequence)
+        known.find(sequence, self.has_forgotten)
     }
 
-    /// Notes that a message was stored at `offset`. Without `has_room` a producer not known yet takes another's place.
+    /// Notes that a message was stored at `offset`.
     #[inline]
-    pub fn stored(&mut self, producer: ProducerId, sequence: Sequence, offset: Offset, has_room: bool) {
-        let known = self.entry(producer, offset, has_room);
+    pub fn stored(&mut self, producer: ProducerId, sequence: Sequence, offset: Offset) {
+        let known = self.entry(producer, offset);
         known.used = offset;
         known.last = known.last.max(sequence);
         known.hole = None;
@@ -90,15 +98,16 @@ impl Dedup {
             _ => {
                 if known.runs.len() == RUNS_MAX {
                     known.runs.pop_front();
+                    known.has_dropped = true;
                 }
                 known.runs.push_back(Run { first: sequence, count: 1, offset });
             }
         }
     }
 
-    /// Notes that a new message was refused and may be offered again. `has_room` as in [`Dedup::stored`].
-    pub fn refused(&mut self, producer: ProducerId, sequence: Sequence, log_end: Offset, has_room: bool) {
-        let known = self.entry(producer, log_end, has_room);
+    /// Notes that a new message was refused and may be offered again.
+    pub fn refused(&mut self, producer: ProducerId, sequence: Sequence, log_end: Offset) {
+        let known = self.entry(producer, log_end);
         known.hole = Some(known.hole.map_or(sequence, |hole| hole.min(sequence)));
     }
 
@@ -114,32 +123,32 @@ impl Dedup {
         self.producers.is_empty()
     }
 
+    /// Forgets the producer unused for longest. Returns whether there was one.
+    pub fn forget_oldest(&mut self) -> bool {
+        // Ties are broken by id, so that the choice does not depend on the map's order.
+        let oldest = self.producers.iter().min_by_key(|(id, known)| (known.used, **id)).map(|(id, _)| *id);
+        let is_known = oldest.is_some_and(|oldest| self.producers.remove(&oldest).is_some());
+        self.has_forgotten |= is_known;
+        is_known
+    }
+
     #[inline]
-    fn entry(&mut self, producer: ProducerId, now: Offset, has_room: bool) -> &mut Producer {
-        // One is always remembered: a lone producer is never without deduplication.
-        let max = if has_room { PRODUCERS_MAX } else { 1 };
-        if self.producers.len() >= max && !self.producers.contains_key(&producer) {
-            self.evict_least_recently_used();
+    fn entry(&mut self, producer: ProducerId, now: Offset) -> &mut Producer {
+        if self.producers.len() >= PRODUCERS_MAX && !self.producers.contains_key(&producer) {
+            self.forget_oldest();
         }
         self.producers.entry(producer).or_insert_with(|| Producer {
             last: Sequence(0),
             hole: None,
             runs: VecDeque::with_capacity(1),
+            has_dropped: false,
             used: now,
         })
-    }
-
-    fn evict_least_recently_used(&mut self) {
-        // Ties are broken by id, so that the choice does not depend on the map's order.
-        let oldest = self.producers.iter().min_by_key(|(id, known)| (known.used, **id)).map(|(id, _)| *id);
-        if let Some(oldest) = oldest {
-            self.producers.remove(&oldest);
-        }
     }
 }
 
 impl Producer {
-    fn find(&self, sequence: Sequence) -> Verdict {
+    fn find(&self, sequence: Sequence, has_forgotten: bool) -> Verdict {
         for run in self.runs.iter().rev() {
             if sequence >= run.first && sequence < run.end() {
                 return Verdict::Duplicate(Some(run.offset.plus(sequence.0 - run.first.0)));
@@ -148,7 +157,9 @@ impl Producer {
         match self.runs.front() {
             // Within what is known exactly, and not there: it was never stored.
             Some(oldest) if sequence > oldest.first => Verdict::OutOfSequence,
-            _ => Verdict::Duplicate(None),
+            _ if self.has_dropped => Verdict::Duplicate(None),
+            _ if has_forgotten => Verdict::Forgotten,
+            _ => Verdict::OutOfSequence,
         }
     }
 }
@@ -163,7 +174,7 @@ mod tests {
         let mut dedup = Dedup::default();
         for (offset, sequence) in sequences.iter().enumerate() {
             assert_eq!(dedup.check(P, Sequence(*sequence)), Verdict::New);
-            dedup.stored(P, Sequence(*sequence), Offset(offset as u64), true);
+            dedup.stored(P, Sequence(*sequence), Offset(offset as u64));
         }
         dedup
     }
@@ -190,17 +201,17 @@ mod tests {
     #[test]
     fn nothing_overtakes_a_refused_message() {
         let mut dedup = with(&[1, 2]);
-        dedup.refused(P, Sequence(4), Offset(2), true);
+        dedup.refused(P, Sequence(4), Offset(2));
         assert_eq!(dedup.check(P, Sequence(5)), Verdict::OutOfSequence);
         assert_eq!(dedup.check(P, Sequence(4)), Verdict::New);
-        dedup.stored(P, Sequence(4), Offset(2), true);
+        dedup.stored(P, Sequence(4), Offset(2));
         assert_eq!(dedup.check(P, Sequence(5)), Verdict::New);
     }
 
     #[test]
     fn first_refusal_of_an_unknown_producer_is_remembered() {
         let mut dedup = Dedup::default();
-        dedup.refused(P, Sequence(1), Offset(0), true);
+        dedup.refused(P, Sequence(1), Offset(0));
         assert_eq!(dedup.check(P, Sequence(2)), Verdict::OutOfSequence);
     }
 
@@ -209,7 +220,7 @@ mod tests {
         let mut dedup = Dedup::default();
         let max = PRODUCERS_MAX as u64;
         for n in 0..=max {
-            dedup.stored(ProducerId(n + 1), Sequence(1), Offset(n), true);
+            dedup.stored(ProducerId(n + 1), Sequence(1), Offset(n));
         }
         assert_eq!(dedup.len(), PRODUCERS_MAX);
         assert_eq!(dedup.check(ProducerId(1), Sequence(1)), Verdict::New);
@@ -217,11 +228,21 @@ mod tests {
     }
 
     #[test]
-    fn without_room_a_new_producer_takes_the_place_of_another() {
-        let mut dedup = Dedup::default();
-        dedup.stored(ProducerId(1), Sequence(1), Offset(0), false);
-        dedup.stored(ProducerId(2), Sequence(1), Offset(1), false);
-        assert_eq!(dedup.len(), 1);
-        assert_eq!(dedup.check(ProducerId(2), Sequence(1)), Verdict::Duplicate(Some(Offset(1))));
+    fn sequence_below_all_that_were_ever_seen_was_never_stored() {
+        let dedup = with(&[7]);
+        assert_eq!(dedup.check(P, Sequence(3)), Verdict::OutOfSequence);
+    }
+
+    #[test]
+    fn nothing_is_claimed_of_what_was_forgotten() {
+        let mut dedup = with(&[4]);
+        dedup.refused(P, Sequence(5), Offset(1));
+        assert!(dedup.forget_oldest());
+        assert_eq!(dedup.check(P, Sequence(6)), Verdict::New);
+        dedup.stored(P, Sequence(6), Offset(1));
+        assert_eq!(dedup.check(P, Sequence(5)), Verdict::Forgotten, "it was refused");
+        assert_eq!(dedup.check(P, Sequence(4)), Verdict::Forgotten, "it was stored");
+        assert!(dedup.forget_oldest());
+        assert!(!dedup.forget_oldest());
     }
 }

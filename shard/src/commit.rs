@@ -28,6 +28,7 @@ impl Shard {
             }
             self.deliver(sealed, out);
         }
+        self.forget_producers();
         self.enforce_budget(out);
     }
 

@@ -88,7 +88,7 @@ impl Shard {
             return false;
         };
         let producer = (push.producer.0 != 0).then(|| (push.producer, push.sequence.plus(u64::from(entry.index))));
-        let append = replica.append(producer, self.producers < self.producers_max);
+        let append = replica.append(producer);
         outcome.exceptions.extend(exception(entry.index, append));
         match append {
             Append::Stored(offset) => {
@@ -108,7 +108,7 @@ impl Shard {
                 self.stats.duplicate_messages += 1;
                 true
             }
-            Append::OutOfSequence | Append::NotEnoughReplicas | Append::NotLeader => {
+            Append::OutOfSequence | Append::Forgotten | Append::NotEnoughReplicas | Append::NotLeader => {
                 self.stats.rejected_messages += 1;
                 false
             }
@@ -127,7 +127,7 @@ impl Shard {
                 && push.producer.0 != 0
             {
                 let sequence = push.sequence.plus(u64::from(entry.index));
-                replica.refuse((push.producer, sequence), self.producers < self.producers_max);
+                replica.refuse((push.producer, sequence));
             }
             self.stats.rejected_messages += 1;
             let kind = ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_string() };
