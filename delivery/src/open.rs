@@ -30,13 +30,19 @@ impl Delivery {
     pub fn open(&mut self, open: &v1::Open) -> Result<SubscriptionId, Refusal> {
         let key = self.validate(open)?;
         self.check_ready(&key)?;
-        let begin = match open.start.as_ref().and_then(|start| start.start.as_ref()) {
+        let mut begin = match open.start.as_ref().and_then(|start| start.start.as_ref()) {
             None | Some(Start::Live(_)) => self.begin_live(),
             Some(Start::Earliest(_)) => self.begin_earliest(),
             Some(Start::Resume(resume)) => self.begin_resume(resume)?,
         };
         let tails = self.feeds.iter().map(|feed| feed.tail()).collect();
         let interest = self.interests.acquire(key, tails);
+        // A position may come from a wider subscription: what this one cannot want is not missing to it.
+        let may_want = |gap: &v1::Gap| {
+            let vbucket = u16::try_from(gap.vbucket).map(VBucketId).unwrap_or_default();
+            self.interests.get(interest).is_none_or(|known| known.may_want_vbucket(vbucket, self.config.vbuckets))
+        };
+        begin.gaps.retain(may_want);
         self.count_gaps(&begin.gaps);
         let confirmation = self.confirmation(interest, begin.gaps, &begin.from);
         let generation = self.next_generation();

@@ -51,6 +51,11 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
         Unit::Count,
         "Messages refused by a vbucket. Rising: look at the ISR, then for producers that share an id.",
     ),
+    (
+        "broky_push_producers_forgotten_total",
+        Unit::Count,
+        "Producers forgotten for want of memory: their retries may be stored twice. Rising: raise --memory.",
+    ),
     ("broky_log_blocks_total", Unit::Count, "Blocks committed. Messages per block tell how well load is batched."),
     ("broky_log_block_bytes_total", Unit::Bytes, "Bytes of the blocks committed."),
     (
@@ -130,6 +135,7 @@ fn record(snapshot: &Snapshot) {
     counter!("broky_push_messages_total").absolute(sum(|w| w.shard.pushed_messages));
     counter!("broky_push_duplicate_messages_total").absolute(sum(|w| w.shard.duplicate_messages));
     counter!("broky_push_rejected_messages_total").absolute(sum(|w| w.shard.rejected_messages));
+    counter!("broky_push_producers_forgotten_total").absolute(sum(|w| w.shard.forgotten_producers));
     counter!("broky_log_blocks_total").absolute(sum(|w| w.shard.blocks));
     counter!("broky_log_block_bytes_total").absolute(sum(|w| w.shard.block_bytes));
     counter!("broky_log_evicted_messages_total").absolute(sum(|w| w.shard.evicted_messages));

@@ -36,7 +36,7 @@ impl ErrorCode {
             | Self::BadPattern
             | Self::LimitExceeded
             | Self::ProtocolViolation => Status::InvalidArgument,
-            Self::OutOfSequence | Self::ForeignCluster => Status::FailedPrecondition,
+            Self::OutOfSequence | Self::SequenceForgotten | Self::ForeignCluster => Status::FailedPrecondition,
             Self::NotEnoughReplicas | Self::NotLeader | Self::ShuttingDown | Self::NotReady => Status::Unavailable,
             Self::Overloaded | Self::SlowSubscriber | Self::MemoryPressure => Status::ResourceExhausted,
             Self::PositionAhead => Status::OutOfRange,
@@ -65,6 +65,7 @@ impl ErrorCode {
             | Self::BadPattern
             | Self::LimitExceeded
             | Self::ForeignCluster
+            | Self::SequenceForgotten
             | Self::PositionAhead
             | Self::Unimplemented
             | Self::ProtocolViolation => false,
@@ -107,7 +108,7 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for number in 0..=18 {
+        for number in 0..=19 {
             let code = ErrorCode::try_from(number).unwrap();
             assert_eq!(ErrorCode::from_name(code.name()), code);
         }

@@ -9,8 +9,10 @@
 //! that breaks the rules (two processes under one id) where it would otherwise lose messages in silence. Sequences of
 //! one vbucket are not contiguous, because the producer's other messages went elsewhere.
 //!
-//! Bounds: [`PRODUCERS_MAX`] producers, fewer when the caller has no room for more; the one unused for longest gives way.
-//! [`RUNS_MAX`] runs of each.
+//! Bounds: [`PRODUCERS_MAX`] producers; the one unused for longest gives way, and so it does when the caller needs the
+//! memory ([`Dedup::forget_oldest`]). [`RUNS_MAX`] runs of each. Of what was forgotten nothing is claimed: a sequence
+//! below everything that is known of a producer is a duplicate only if its run was dropped, and neither a duplicate nor
+//! certainly new if a producer was forgotten whole.
 
 use std::collections::VecDeque;
 
@@ -29,8 +31,10 @@ pub enum Verdict {
     New,
     /// Stored by an earlier attempt; where, if it is recent enough to know.
     Duplicate(Option<Offset>),
-    /// Ahead of a refused sequence, or behind the known ones without being one of them.
+    /// Ahead of a refused sequence, or behind the known ones without being one of them: certainly not stored.
     OutOfSequence,
+    /// Behind all that is known of this producer, some of which may have been forgotten: stored or not, nobody can tell.
+    Forgotten,
 }
 
 /// Messages of one producer with sequences and offsets that follow one another.
@@ -65,6 +69,8 @@ pub struct ProducerState {
     pub hole: Option<Sequence>,
     /// Latest runs, oldest first.
     pub runs: Vec<SequenceRun>,
+    /// Whether older runs were dropped.
+    pub has_dropped: bool,
     /// Log end at the latest use.
     pub used: Offset,
 }
@@ -74,6 +80,8 @@ struct Producer {
     last: Sequence,
     hole: Option<Sequence>,
     runs: VecDeque<SequenceRun>,
+    /// Whether older runs were dropped.
+    has_dropped: bool,
     /// Log end at the latest use: the clock by which the least recently used one is found.
     used: Offset,
 }
@@ -82,6 +90,8 @@ struct Producer {
 #[derive(Clone, Default, Debug)]
 pub struct Dedup {
     producers: FxHashMap<ProducerId, Producer>,
+    /// Whether a producer was ever forgotten.
+    has_forgotten: bool,
 }
 
 impl Dedup {
@@ -98,13 +108,13 @@ impl Dedup {
         if sequence > known.last || known.hole == Some(sequence) {
             return Verdict::New;
         }
-        known.find(sequence)
+        known.find(sequence, self.has_forgotten)
     }
 
-    /// Notes that a message was stored at `offset`. Without `has_room` a producer not known yet takes another's place.
+    /// Notes that a message was stored at `offset`.
     #[inline]
-    pub fn stored(&mut self, producer: ProducerId, sequence: Sequence, offset: Offset, has_room: bool) {
-        let known = self.entry(producer, offset, has_room);
+    pub fn stored(&mut self, producer: ProducerId, sequence: Sequence, offset: Offset) {
+        let known = self.entry(producer, offset);
         known.used = offset;
         known.last = known.last.max(sequence);
         known.hole = None;
@@ -113,22 +123,23 @@ impl Dedup {
             _ => {
                 if known.runs.len() == RUNS_MAX {
                     known.runs.pop_front();
+                    known.has_dropped = true;
                 }
                 known.runs.push_back(SequenceRun { first: sequence, count: 1, offset });
             }
         }
     }
 
-    /// Notes that a new message was refused and may be offered again. `has_room` as in [`Dedup::stored`].
-    pub fn refused(&mut self, producer: ProducerId, sequence: Sequence, log_end: Offset, has_room: bool) {
-        let known = self.entry(producer, log_end, has_room);
+    /// Notes that a new message was refused and may be offered again.
+    pub fn refused(&mut self, producer: ProducerId, sequence: Sequence, log_end: Offset) {
+        let known = self.entry(producer, log_end);
         known.hole = Some(known.hole.map_or(sequence, |hole| hole.min(sequence)));
     }
 
     /// Notes that a run of messages was stored, as [`Dedup::stored`] does for each.
-    pub fn stored_run(&mut self, producer: ProducerId, run: SequenceRun, has_room: bool) {
+    pub fn stored_run(&mut self, producer: ProducerId, run: SequenceRun) {
         let Some(last) = run.count.checked_sub(1) else { return };
-        self.stored(producer, run.first, run.offset, has_room);
+        self.stored(producer, run.first, run.offset);
         if last > 0
             && let Some(known) = self.producers.get_mut(&producer)
             && let Some(newest) = known.runs.back_mut()
@@ -141,7 +152,9 @@ impl Dedup {
 
     /// Forgets what was stored from `log_end` on.
     pub fn truncate(&mut self, log_end: Offset) {
+        let before = self.producers.len();
         self.producers.retain(|_, known| known.truncate(log_end));
+        self.has_forgotten |= self.producers.len() < before;
     }
 
     /// Everything known, by producer ascending.
@@ -152,6 +165,7 @@ impl Dedup {
             last: known.last,
             hole: known.hole,
             runs: known.runs.iter().copied().collect(),
+            has_dropped: known.has_dropped,
             used: known.used,
         };
         let mut all: Vec<ProducerState> = self.producers.iter().map(state).collect();
@@ -159,15 +173,23 @@ impl Dedup {
         all
     }
 
+    /// Whether a producer was ever forgotten.
+    #[must_use]
+    pub fn has_forgotten(&self) -> bool {
+        self.has_forgotten
+    }
+
     /// Takes over what another replica knows, in place of what is known here. More than [`PRODUCERS_MAX`] producers, or
     /// more runs of one than are kept, are cut to the latest.
-    pub fn restore(&mut self, mut states: Vec<ProducerState>) {
+    pub fn restore(&mut self, mut states: Vec<ProducerState>, has_forgotten: bool) {
+        self.has_forgotten = has_forgotten || states.len() > PRODUCERS_MAX;
         states.sort_unstable_by_key(|known| std::cmp::Reverse((known.used, known.id)));
         states.truncate(PRODUCERS_MAX);
         let producer = |known: ProducerState| {
             let skip = known.runs.len().saturating_sub(RUNS_MAX);
             let runs = known.runs.into_iter().skip(skip).collect();
-            (known.id, Producer { last: known.last, hole: known.hole, runs, used: known.used })
+            let has_dropped = known.has_dropped || skip > 0;
+            (known.id, Producer { last: known.last, hole: known.hole, runs, has_dropped, used: known.used })
         };
         self.producers = states.into_iter().map(producer).collect();
     }
@@ -184,27 +206,27 @@ impl Dedup {
         self.producers.is_empty()
     }
 
+    /// Forgets the producer unused for longest. Returns whether there was one.
+    pub fn forget_oldest(&mut self) -> bool {
+        // Ties are broken by id, so that the choice does not depend on the map's order.
+        let oldest = self.producers.iter().min_by_key(|(id, known)| (known.used, **id)).map(|(id, _)| *id);
+        let is_known = oldest.is_some_and(|oldest| self.producers.remove(&oldest).is_some());
+        self.has_forgotten |= is_known;
+        is_known
+    }
+
     #[inline]
-    fn entry(&mut self, producer: ProducerId, now: Offset, has_room: bool) -> &mut Producer {
-        // One is always remembered: a lone producer is never without deduplication.
-        let max = if has_room { PRODUCERS_MAX } else { 1 };
-        if self.producers.len() >= max && !self.producers.contains_key(&producer) {
-            self.evict_least_recently_used();
+    fn entry(&mut self, producer: ProducerId, now: Offset) -> &mut Producer {
+        if self.producers.len() >= PRODUCERS_MAX && !self.producers.contains_key(&producer) {
+            self.forget_oldest();
         }
         self.producers.entry(producer).or_insert_with(|| Producer {
             last: Sequence(0),
             hole: None,
             runs: VecDeque::with_capacity(1),
+            has_dropped: false,
             used: now,
         })
-    }
-
-    fn evict_least_recently_used(&mut self) {
-        // Ties are broken by id, so that the choice does not depend on the map's order.
-        let oldest = self.producers.iter().min_by_key(|(id, known)| (known.used, **id)).map(|(id, _)| *id);
-        if let Some(oldest) = oldest {
-            self.producers.remove(&oldest);
-        }
     }
 }
 
@@ -230,7 +252,7 @@ impl Producer {
         !self.runs.is_empty() || !is_cut
     }
 
-    fn find(&self, sequence: Sequence) -> Verdict {
+    fn find(&self, sequence: Sequence, has_forgotten: bool) -> Verdict {
         for run in self.runs.iter().rev() {
             if sequence >= run.first && sequence < run.end() {
                 return Verdict::Duplicate(Some(run.offset.plus(sequence.0 - run.first.0)));
@@ -239,7 +261,9 @@ impl Producer {
         match self.runs.front() {
             // Within what is known exactly, and not there: it was never stored.
             Some(oldest) if sequence > oldest.first => Verdict::OutOfSequence,
-            _ => Verdict::Duplicate(None),
+            _ if self.has_dropped => Verdict::Duplicate(None),
+            _ if has_forgotten => Verdict::Forgotten,
+            _ => Verdict::OutOfSequence,
         }
     }
 }
@@ -254,7 +278,7 @@ mod tests {
         let mut dedup = Dedup::default();
         for (offset, sequence) in sequences.iter().enumerate() {
             assert_eq!(dedup.check(P, Sequence(*sequence)), Verdict::New);
-            dedup.stored(P, Sequence(*sequence), Offset(offset as u64), true);
+            dedup.stored(P, Sequence(*sequence), Offset(offset as u64));
         }
         dedup
     }
@@ -281,17 +305,17 @@ mod tests {
     #[test]
     fn nothing_overtakes_a_refused_message() {
         let mut dedup = with(&[1, 2]);
-        dedup.refused(P, Sequence(4), Offset(2), true);
+        dedup.refused(P, Sequence(4), Offset(2));
         assert_eq!(dedup.check(P, Sequence(5)), Verdict::OutOfSequence);
         assert_eq!(dedup.check(P, Sequence(4)), Verdict::New);
-        dedup.stored(P, Sequence(4), Offset(2), true);
+        dedup.stored(P, Sequence(4), Offset(2));
         assert_eq!(dedup.check(P, Sequence(5)), Verdict::New);
     }
 
     #[test]
     fn first_refusal_of_an_unknown_producer_is_remembered() {
         let mut dedup = Dedup::default();
-        dedup.refused(P, Sequence(1), Offset(0), true);
+        dedup.refused(P, Sequence(1), Offset(0));
         assert_eq!(dedup.check(P, Sequence(2)), Verdict::OutOfSequence);
     }
 
@@ -300,7 +324,7 @@ mod tests {
         let mut dedup = Dedup::default();
         let max = PRODUCERS_MAX as u64;
         for n in 0..=max {
-            dedup.stored(ProducerId(n + 1), Sequence(1), Offset(n), true);
+            dedup.stored(ProducerId(n + 1), Sequence(1), Offset(n));
         }
         assert_eq!(dedup.len(), PRODUCERS_MAX);
         assert_eq!(dedup.check(ProducerId(1), Sequence(1)), Verdict::New);
@@ -323,28 +347,38 @@ mod tests {
     #[test]
     fn run_is_as_good_as_its_messages() {
         let mut dedup = with(&[1, 2]);
-        dedup.stored_run(P, SequenceRun { first: Sequence(3), count: 3, offset: Offset(2) }, true);
-        dedup.stored_run(P, SequenceRun { first: Sequence(9), count: 1, offset: Offset(5) }, true);
+        dedup.stored_run(P, SequenceRun { first: Sequence(3), count: 3, offset: Offset(2) });
+        dedup.stored_run(P, SequenceRun { first: Sequence(9), count: 1, offset: Offset(5) });
         assert_eq!(dedup.snapshot(), with(&[1, 2, 3, 4, 5, 9]).snapshot());
     }
 
     #[test]
     fn snapshot_restores_everything() {
         let mut dedup = with(&[1, 2, 3, 7, 8]);
-        dedup.refused(P, Sequence(9), Offset(5), true);
-        dedup.stored(ProducerId(2), Sequence(4), Offset(5), true);
+        dedup.refused(P, Sequence(9), Offset(5));
+        dedup.stored(ProducerId(2), Sequence(4), Offset(5));
         let mut other = with(&[1]);
-        other.restore(dedup.snapshot());
+        other.restore(dedup.snapshot(), dedup.has_forgotten());
         assert_eq!(other.snapshot(), dedup.snapshot());
         assert_eq!(other.check(P, Sequence(10)), Verdict::OutOfSequence);
     }
 
     #[test]
-    fn without_room_a_new_producer_takes_the_place_of_another() {
-        let mut dedup = Dedup::default();
-        dedup.stored(ProducerId(1), Sequence(1), Offset(0), false);
-        dedup.stored(ProducerId(2), Sequence(1), Offset(1), false);
-        assert_eq!(dedup.len(), 1);
-        assert_eq!(dedup.check(ProducerId(2), Sequence(1)), Verdict::Duplicate(Some(Offset(1))));
+    fn sequence_below_all_that_were_ever_seen_was_never_stored() {
+        let dedup = with(&[7]);
+        assert_eq!(dedup.check(P, Sequence(3)), Verdict::OutOfSequence);
+    }
+
+    #[test]
+    fn nothing_is_claimed_of_what_was_forgotten() {
+        let mut dedup = with(&[4]);
+        dedup.refused(P, Sequence(5), Offset(1));
+        assert!(dedup.forget_oldest());
+        assert_eq!(dedup.check(P, Sequence(6)), Verdict::New);
+        dedup.stored(P, Sequence(6), Offset(1));
+        assert_eq!(dedup.check(P, Sequence(5)), Verdict::Forgotten, "it was refused");
+        assert_eq!(dedup.check(P, Sequence(4)), Verdict::Forgotten, "it was stored");
+        assert!(dedup.forget_oldest());
+        assert!(!dedup.forget_oldest());
     }
 }

@@ -28,6 +28,8 @@ pub enum Append {
     Duplicate(Option<Offset>),
     /// Not stored: see [`Verdict::OutOfSequence`]. Retry after what was refused before it.
     OutOfSequence,
+    /// Stored before, or never: what was known of the producer has been forgotten.
+    Forgotten,
     /// Not stored: the ISR is too small. Retry later.
     NotEnoughReplicas,
     /// Not stored: this replica does not lead. Retry at the leader.
@@ -185,13 +187,13 @@ impl Replica {
     }
 
     /// Notes on a follower that a producer's messages are among those accepted.
-    pub fn note_producer(&mut self, producer: ProducerId, run: SequenceRun, has_room: bool) {
-        self.dedup.stored_run(producer, run, has_room);
+    pub fn note_producer(&mut self, producer: ProducerId, run: SequenceRun) {
+        self.dedup.stored_run(producer, run);
     }
 
     /// Takes over what the leader knows of producers.
-    pub fn restore_producers(&mut self, states: Vec<ProducerState>) {
-        self.dedup.restore(states);
+    pub fn restore_producers(&mut self, states: Vec<ProducerState>, has_forgotten: bool) {
+        self.dedup.restore(states, has_forgotten);
     }
 
     /// The leader that this replica is, to change what it knows of the others.
@@ -211,35 +213,35 @@ impl Replica {
         }
     }
 
-    /// Offers a message. `producer` is `None` when it is not to be deduplicated; `has_room` says whether one more
-    /// producer may be remembered.
+    /// Offers a message. `producer` is `None` when it is not to be deduplicated.
     #[inline]
-    pub fn append(&mut self, producer: Option<(ProducerId, Sequence)>, has_room: bool) -> Append {
+    pub fn append(&mut self, producer: Option<(ProducerId, Sequence)>) -> Append {
         let Role::Leader(leader) = &self.role else { return Append::NotLeader };
         if let Some((id, sequence)) = producer {
             match self.dedup.check(id, sequence) {
                 Verdict::New => {}
                 Verdict::Duplicate(offset) => return Append::Duplicate(offset),
                 Verdict::OutOfSequence => return Append::OutOfSequence,
+                Verdict::Forgotten => return Append::Forgotten,
             }
         }
         if leader.is_frozen() || !leader.has_offsets(self.log.end()) {
             if let Some((id, sequence)) = producer {
-                self.dedup.refused(id, sequence, self.log.end(), has_room);
+                self.dedup.refused(id, sequence, self.log.end());
             }
             return Append::NotEnoughReplicas;
         }
         let offset = self.log.extend(1);
         if let Some((id, sequence)) = producer {
-            self.dedup.stored(id, sequence, offset, has_room);
+            self.dedup.stored(id, sequence, offset);
         }
         Append::Stored(offset)
     }
 
     /// Notes that a message was refused before it was offered, and may be pushed again: what follows it has to wait.
-    pub fn refuse(&mut self, (id, sequence): (ProducerId, Sequence), has_room: bool) {
+    pub fn refuse(&mut self, (id, sequence): (ProducerId, Sequence)) {
         if self.dedup.check(id, sequence) == Verdict::New {
-            self.dedup.refused(id, sequence, self.log.end(), has_room);
+            self.dedup.refused(id, sequence, self.log.end());
         }
     }
 
@@ -287,6 +289,11 @@ impl Replica {
     #[must_use]
     pub fn role(&self) -> &Role {
         &self.role
+    }
+
+    /// Forgets the producer unused for longest. Returns whether there was one.
+    pub fn forget_producer(&mut self) -> bool {
+        self.dedup.forget_oldest()
     }
 
     /// The producers it knows.
@@ -340,7 +347,7 @@ mod tests {
     #[test]
     fn lone_leader_commits_through_the_same_high_watermark() {
         let mut replica = leading(&[], 1);
-        assert_eq!(replica.append(None, true), Append::Stored(Offset(0)));
+        assert_eq!(replica.append(None), Append::Stored(Offset(0)));
         assert!(!replica.log().is_committed());
         assert!(replica.advance_high_watermark());
         assert!(replica.log().is_committed());
@@ -350,7 +357,7 @@ mod tests {
     #[test]
     fn follower_ack_commits() {
         let mut replica = leading(&[1], 2);
-        replica.append(None, true);
+        replica.append(None);
         assert!(!replica.advance_high_watermark());
         assert!(replica.handle_ack(member(1), Offset(1)));
         assert_eq!(replica.log().high_watermark(), Offset(1));
@@ -360,32 +367,32 @@ mod tests {
     fn frozen_leader_refuses_before_it_appends() {
         let mut replica = leading(&[], 2);
         let first = Some((ProducerId(7), Sequence(1)));
-        assert_eq!(replica.append(first, true), Append::NotEnoughReplicas);
+        assert_eq!(replica.append(first), Append::NotEnoughReplicas);
         assert_eq!(replica.log().end(), Offset::ZERO);
-        assert_eq!(replica.append(Some((ProducerId(7), Sequence(2))), true), Append::OutOfSequence);
+        assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)))), Append::OutOfSequence);
     }
 
     #[test]
     fn retry_is_stored_once() {
         let mut replica = leading(&[], 1);
         let push = Some((ProducerId(7), Sequence(1)));
-        assert_eq!(replica.append(push, true), Append::Stored(Offset(0)));
-        assert_eq!(replica.append(push, true), Append::Duplicate(Some(Offset(0))));
+        assert_eq!(replica.append(push), Append::Stored(Offset(0)));
+        assert_eq!(replica.append(push), Append::Duplicate(Some(Offset(0))));
         assert_eq!(replica.log().end(), Offset(1));
     }
 
     #[test]
     fn replica_without_a_role_takes_nothing() {
-        assert_eq!(Replica::new(Lineage(1), Offset::ZERO).append(None, true), Append::NotLeader);
+        assert_eq!(Replica::new(Lineage(1), Offset::ZERO).append(None), Append::NotLeader);
     }
 
     #[test]
     fn nothing_overtakes_a_message_refused_before_it_was_offered() {
         let mut replica = leading(&[], 1);
-        replica.refuse((ProducerId(7), Sequence(1)), true);
-        assert_eq!(replica.append(Some((ProducerId(7), Sequence(2))), true), Append::OutOfSequence);
-        assert_eq!(replica.append(Some((ProducerId(7), Sequence(1))), true), Append::Stored(Offset(0)));
-        assert_eq!(replica.append(Some((ProducerId(7), Sequence(2))), true), Append::Stored(Offset(1)));
+        replica.refuse((ProducerId(7), Sequence(1)));
+        assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)))), Append::OutOfSequence);
+        assert_eq!(replica.append(Some((ProducerId(7), Sequence(1)))), Append::Stored(Offset(0)));
+        assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)))), Append::Stored(Offset(1)));
     }
 
     #[test]
@@ -417,7 +424,7 @@ mod tests {
         let mut elected = following(3, 2);
         let mut other = following(5, 2);
         elected.lead(Epoch(2), member(1), isr(&[1, 2], 2, 2));
-        elected.append(None, true);
+        elected.append(None);
         other.follow(Epoch(2), member(1));
         let attachment = elected.attachment(&other.summary());
         assert_eq!(attachment, Attachment::Keep { to: Offset(3) });
@@ -450,7 +457,7 @@ mod tests {
     fn empty_follower_begins_where_the_leaders_log_starts() {
         let mut leader = leading(&[], 1);
         for _ in 0..9 {
-            leader.append(None, true);
+            leader.append(None);
         }
         leader.advance_high_watermark();
         let empty = Replica::new(Lineage(1), Offset::ZERO);
@@ -469,7 +476,7 @@ mod tests {
     fn follower_whose_messages_the_leader_has_evicted_begins_anew() {
         let mut leader = following(9, 9);
         leader.lead(Epoch(3), member(1), isr(&[1], 2, 1));
-        leader.append(None, true);
+        leader.append(None);
         leader.advance_high_watermark();
         leader.evict(Offset(0), Offset(10));
         let mut late = following(6, 5);

@@ -169,6 +169,7 @@ impl Shard {
                 epoch: replica.epoch().0,
                 high_watermark: replica.log().high_watermark().0,
                 producers: replica.dedup().snapshot().into_iter().map(producer_state).collect(),
+                has_forgotten: replica.dedup().has_forgotten(),
             });
         }
         if !synced.is_empty() {
@@ -217,5 +218,6 @@ fn producer_state(known: broky_replication::ProducerState) -> ProducerState {
         run_firsts: known.runs.iter().map(|run| run.first.0).collect(),
         run_counts: known.runs.iter().map(|run| run.count).collect(),
         run_offsets: known.runs.iter().map(|run| run.offset.0).collect(),
+        has_dropped: known.has_dropped,
     }
 }

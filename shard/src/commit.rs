@@ -23,6 +23,7 @@ impl Shard {
             }
         }
         self.deliver_committed(out);
+        self.forget_producers();
         self.enforce_budget(out);
         self.acknowledge(out);
         self.is_turn_due = false;

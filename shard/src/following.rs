@@ -274,13 +274,12 @@ impl Shard {
         if origins.is_empty() {
             return Ok(());
         }
-        let has_room = self.producers < self.producers_max;
         if let [run] = runs {
             for origin in origins {
                 let offset = run.first.plus(u64::from(origin.first));
                 let noted = SequenceRun { first: origin.sequence, count: u64::from(origin.count), offset };
                 if let Some(replica) = self.replica_mut(run.vbucket) {
-                    replica.note_producer(origin.producer, noted, has_room);
+                    replica.note_producer(origin.producer, noted);
                 }
             }
             return Ok(());
@@ -292,7 +291,7 @@ impl Shard {
             for (sequence, (vbucket, offset)) in (origin.sequence.0..).map(Sequence).zip(messages) {
                 let noted = SequenceRun { first: sequence, count: 1, offset: *offset };
                 if let Some(replica) = self.replica_mut(*vbucket) {
-                    replica.note_producer(origin.producer, noted, has_room);
+                    replica.note_producer(origin.producer, noted);
                 }
             }
         }
@@ -307,7 +306,7 @@ impl Shard {
                 && is_following(replica.role(), leader)
                 && replica_epoch(replica.role()) == Some(Epoch(entry.epoch))
             {
-                replica.restore_producers(states);
+                replica.restore_producers(states, entry.has_forgotten);
                 replica.commit_to(Offset(entry.high_watermark));
             }
             self.count_producers(vbucket);
@@ -398,6 +397,7 @@ fn producer_state(known: broky_proto::peer::v1::ProducerState) -> Result<Produce
         last: Sequence(known.last),
         hole: known.hole.map(Sequence),
         runs: runs.map(run).collect(),
+        has_dropped: known.has_dropped,
         used: Offset(known.used),
     })
 }

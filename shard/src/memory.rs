@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use broky_delivery::{ArenaId, Block, BlockSeq, FeedId};
 use broky_proto::frame::{PREFIX_LEN, prefix};
+use broky_proto::id::VBucketId;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::block::APART;
@@ -18,6 +19,8 @@ use crate::writers::SetId;
 
 /// What one remembered producer of one vbucket costs, in bytes, roughly.
 pub(crate) const PRODUCER_BYTES: usize = 256;
+/// Vbuckets among which one is chosen to forget a producer.
+const FORGET_AMONG: usize = 8;
 
 /// Where blocks of other nodes are copied to.
 #[derive(Debug, Default)]
@@ -95,6 +98,30 @@ impl Shard {
         if self.memory_used() > self.config.memory_bytes {
             self.free(None, out);
         }
+    }
+
+    /// Forgets producers until those remembered fit their part of the budget.
+    pub(crate) fn forget_producers(&mut self) {
+        while self.producers > self.producers_max {
+            let Some(at) = self.most_remembering() else { return };
+            let Some(Some(replica)) = self.replicas.get_mut(at) else { return };
+            if !replica.forget_producer() {
+                return;
+            }
+            self.stats.forgotten_producers += 1;
+            self.count_producers(VBucketId(u16::try_from(at).unwrap_or(u16::MAX)));
+        }
+    }
+
+    /// Of the next few vbuckets that remember producers, that which remembers most: one with a lone producer, which may
+    /// well be pushing, is spared while others have many.
+    fn most_remembering(&mut self) -> Option<usize> {
+        let len = self.producers_of.len();
+        let counts = (0..len).map(|step| (self.forget_from + step) % len).map(|at| (at, self.producers_of.get(at)));
+        let few = counts.filter_map(|(at, count)| count.copied().filter(|count| *count > 0).map(|count| (at, count)));
+        let few: Vec<(usize, usize)> = few.take(FORGET_AMONG).collect();
+        self.forget_from = few.last().map_or(0, |(at, _)| at + 1);
+        few.into_iter().max_by_key(|(_, count)| *count).map(|(at, _)| at)
     }
 
     /// Gives up spare arenas, then blocks, until the budget is met: with an arena for `need` more bytes, if given.

@@ -55,6 +55,10 @@ pub(crate) fn exception(index: u32, append: Append) -> Option<Exception> {
         Append::OutOfSequence => {
             rejected(ErrorCode::OutOfSequence, "an earlier message of this producer was refused or never came")
         }
+        Append::Forgotten => {
+            let reason = "the sequence is behind what is still known of its producer".to_owned();
+            ExceptionKind::Unknown { code: ErrorCode::SequenceForgotten, reason }
+        }
         Append::NotEnoughReplicas => rejected(ErrorCode::NotEnoughReplicas, "fewer in-sync replicas than min_isr"),
         Append::NotLeader => rejected(ErrorCode::NotLeader, "this node does not lead the vbucket"),
     };
@@ -137,7 +141,7 @@ fn push_exception(outcomes: &mut Vec<v1::Outcome>, Exception { index, kind }: Ex
         }
         ExceptionKind::Unknown { code, reason } => {
             next.kind = OutcomeKind::Unknown.into();
-            (next.retry, next.code, next.reason) = (true, code.into(), reason);
+            (next.retry, next.code, next.reason) = (code.is_retryable(), code.into(), reason);
         }
     }
     if let Some(last) = outcomes.last_mut()

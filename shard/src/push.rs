@@ -110,7 +110,7 @@ impl Shard {
         };
         let sequence = push.sequence.plus(u64::from(entry.index));
         let producer = (push.producer.0 != 0).then_some((push.producer, sequence));
-        let append = replica.append(producer, self.producers < self.producers_max);
+        let append = replica.append(producer);
         outcome.exceptions.extend(exception(entry.index, append));
         match append {
             Append::Stored(offset) => {
@@ -141,7 +141,7 @@ impl Shard {
                     self.wait_for_last_of(vbucket, set, Waiter { reply: key, duplicate: Some(entry.index) });
                 }
             }
-            Append::OutOfSequence | Append::NotEnoughReplicas | Append::NotLeader => {
+            Append::OutOfSequence | Append::Forgotten | Append::NotEnoughReplicas | Append::NotLeader => {
                 self.stats.rejected_messages += 1;
             }
         }
@@ -169,7 +169,7 @@ impl Shard {
                 && push.producer.0 != 0
             {
                 let sequence = push.sequence.plus(u64::from(entry.index));
-                replica.refuse((push.producer, sequence), self.producers < self.producers_max);
+                replica.refuse((push.producer, sequence));
             }
             self.stats.rejected_messages += 1;
             let kind = ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_string() };

@@ -36,6 +36,8 @@ pub struct ShardStats {
     pub block_bytes: u64,
     /// Messages evicted.
     pub evicted_messages: u64,
+    /// Producers forgotten because their memory was needed.
+    pub forgotten_producers: u64,
 }
 
 /// One core's share of the broker.
@@ -78,9 +80,11 @@ pub struct Shard {
     pub(crate) is_turn_due: bool,
     /// Producers remembered by all vbuckets, as of their last block.
     pub(crate) producers: usize,
-    /// Beyond this many, a new one takes the place of another of its vbucket.
+    /// Beyond this many, those unused for longest are forgotten.
     pub(crate) producers_max: usize,
-    producers_of: Vec<usize>,
+    pub(crate) producers_of: Vec<usize>,
+    /// The vbucket after which to look for a producer to forget.
+    pub(crate) forget_from: usize,
     pub(crate) stats: ShardStats,
 }
 
@@ -125,6 +129,7 @@ impl Shard {
             producers: 0,
             producers_max: config.memory_bytes / 8 / crate::memory::PRODUCER_BYTES,
             producers_of: vec![0; vbuckets.len()],
+            forget_from: 0,
             stats: ShardStats::default(),
             config,
         })

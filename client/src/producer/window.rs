@@ -410,10 +410,10 @@ fn apply(batch: &mut Batch, response: PushResponse, summary: &mut FlushSummary) 
     for outcome in &response.outcomes {
         let is_unknown = outcome.kind() == OutcomeKind::Unknown;
         let is_refused = outcome.kind() == OutcomeKind::Rejected;
-        if (is_unknown || is_refused && outcome.retry) && batch.has_unsettled(outcome.first, outcome.count) {
+        if (is_unknown || is_refused) && outcome.retry && batch.has_unsettled(outcome.first, outcome.count) {
             answer.wants_retry = true;
-            batch.is_in_doubt |= is_unknown;
         }
+        batch.is_in_doubt |= is_unknown;
         if is_refused {
             batch.refusal = Some(rejected(outcome.code(), &outcome.reason, outcome.retry));
             answer.wants_leave |= outcome.code() == ErrorCode::ShuttingDown;
@@ -430,6 +430,10 @@ fn apply(batch: &mut Batch, response: PushResponse, summary: &mut FlushSummary) 
                 Settled::Failed(PushError::Unknown { reason: words.into() })
             }
             OutcomeKind::Rejected => Settled::Failed(rejected(outcome.code(), &outcome.reason, false)),
+            OutcomeKind::Unknown if !answer.wants_retry => {
+                let words = format!("{}: {}", outcome.code().name(), outcome.reason);
+                Settled::Failed(PushError::Unknown { reason: words.into() })
+            }
             OutcomeKind::Unknown | OutcomeKind::Unspecified => continue,
         };
         let count = batch.settle_run(outcome.first, outcome.count, &settled);

@@ -177,7 +177,7 @@ impl World {
         if is_unknown {
             let kind = OutcomeKind::Unknown.into();
             let count = u32::try_from(request.messages.len()).unwrap();
-            response.outcomes = vec![Outcome { first: 0, count, kind, ..Outcome::default() }];
+            response.outcomes = vec![Outcome { first: 0, count, kind, retry: true, ..Outcome::default() }];
         }
         self.answers.push_back(response);
     }

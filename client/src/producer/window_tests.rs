@@ -286,12 +286,21 @@ fn final_refusal_after_an_unanswered_attempt_is_unknown() {
 fn unknown_answer_is_retried() {
     let mut bench = Bench::new(eager());
     bench.send_each(&["a"]);
-    assert_eq!(bench.answer(vec![outcome(0, 1, OutcomeKind::Unknown)]), Next::Wait);
+    let unknown = Outcome { retry: true, ..outcome(0, 1, OutcomeKind::Unknown) };
+    assert_eq!(bench.answer(vec![unknown]), Next::Wait);
     bench.window.handle_retry();
     assert_eq!(bench.send_all(), [batch(1, &["a"])]);
     bench.answer(vec![Outcome { duplicate: true, ..committed(0, 1) }]);
     assert_eq!(bench.outcome(0), Some(Ok(Receipt { position: None, duplicate: true })));
     assert_eq!(bench.window.summary().duplicates, 1);
+}
+
+#[test]
+fn unknown_answer_that_a_retry_cannot_change_is_told() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a"]);
+    assert_eq!(bench.answer(vec![outcome(0, 1, OutcomeKind::Unknown)]), Next::Continue);
+    assert!(bench.outcome(0).unwrap().unwrap_err().is_unknown());
 }
 
 #[test]

@@ -85,7 +85,9 @@ impl SubscribeError {
             | ErrorCode::MemoryPressure
             | ErrorCode::Unimplemented
             | ErrorCode::ProtocolViolation
-            | ErrorCode::TimedOut => Self::Refused { code, reason },
+            | ErrorCode::TimedOut
+            | ErrorCode::NotReady
+            | ErrorCode::SequenceForgotten => Self::Refused { code, reason },
         }
     }
 }

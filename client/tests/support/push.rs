@@ -68,7 +68,8 @@ fn handle(state: &mut State, request: &Bytes, fault: PushFault) -> Reply {
 }
 
 fn unknown(messages: usize) -> Outcome {
-    Outcome { count: u32::try_from(messages).unwrap(), kind: OutcomeKind::Unknown.into(), ..Outcome::default() }
+    let (count, kind) = (u32::try_from(messages).unwrap(), OutcomeKind::Unknown.into());
+    Outcome { count, kind, retry: true, ..Outcome::default() }
 }
 
 fn store(

@@ -72,8 +72,4 @@ impl Network {
         let bytes = self.links.get_mut(&session)?.up.pop_front()?;
         Some(decode_to_leader(deframed(bytes)).unwrap())
     }
-
-    pub(crate) fn is_idle(&self) -> bool {
-        self.links.values().all(|link| link.down.is_empty() && link.up.is_empty())
-    }
 }

@@ -255,6 +255,7 @@ impl World {
 }
 
 fn run(seed: u64, nodes: usize, replicas: u8, faults: Faults) -> World {
+    println!("seed {seed}");
     let mut world = World::new(seed, nodes, 4, replicas);
     for _ in 0..3_000 {
         world.step(faults);

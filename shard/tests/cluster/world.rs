@@ -1,6 +1,6 @@
 //! Nodes, their links, the control plane, producers and readers.
 
-use broky_proto::id::{ClusterId, Member, NodeId, Token, VBucketCount, VBucketId};
+use broky_proto::id::{ClusterId, Member, Token, VBucketCount, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_proto::v1::{OutcomeKind, PushResponse};
 use broky_proto::wire::scan_push;
@@ -292,10 +292,6 @@ impl World {
                 }
             }
         }
-    }
-
-    pub(crate) fn node_ids(&self) -> Vec<NodeId> {
-        self.nodes.iter().map(|node| node.member.node).collect()
     }
 }
 

@@ -122,6 +122,30 @@ fn memory_full_of_uncommitted_messages_refuses_pushes() {
     assert_eq!(shard.stats().evicted_messages, 0);
 }
 
+/// Many idle producers take more memory than there is for them; one goes on pushing.
+#[test]
+fn producer_that_goes_on_pushing_is_remembered_while_idle_ones_are_forgotten() {
+    const VBUCKETS: u32 = 64;
+    let vbuckets = VBucketCount::new(VBUCKETS).unwrap();
+    let mut cluster = Cluster::new(vbuckets, 1, 1);
+    let me = cluster.register("alone");
+    cluster.place(0, vbuckets.iter(), &[me.node]);
+    let mut shard = Shard::new(ShardConfig { vbuckets, me, ..leading(0, 1).config().clone() }).unwrap();
+    shard.handle_map(cluster.map(), &mut Outbox::default());
+    let busy = |sequence| v1::PushRequest { producer_id: 1, ..request(0, sequence, 1) };
+    let idle_keys: Vec<v1::Message> = (0..600_u16)
+        .map(|key| v1::Message { key: key.to_be_bytes().to_vec().into(), ..v1::Message::default() })
+        .collect();
+    for producer in 0..200 {
+        assert_eq!(push(&mut shard, &busy(producer + 1)), [PartOutcome::default()]);
+        let (messages, producer_id) = (idle_keys.clone(), 1_000 + producer);
+        push(&mut shard, &v1::PushRequest { messages, producer_id, sequence: 1, ..v1::PushRequest::default() });
+    }
+    assert!(shard.stats().forgotten_producers > 1_000, "{:?}", shard.stats());
+    let retried = push(&mut shard, &busy(200));
+    assert_eq!(retried[0].exceptions[0].kind, ExceptionKind::Duplicate);
+}
+
 #[test]
 fn requests_name_the_shards_that_own_their_messages() {
     let count = VBucketCount::new(VBUCKETS).unwrap();
