@@ -104,6 +104,9 @@ impl World {
             return;
         }
         self.nodes[node].is_paused = false;
+        for reader in self.readers.iter_mut().filter(|reader| reader.node == node) {
+            reader.subscription = None;
+        }
         let of_it = self.network.links.iter().filter(|(_, link)| link.from == node || link.to == node);
         for session in of_it.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.cut(session, true);
@@ -155,12 +158,6 @@ impl World {
             readers.extend(Reader::open(node, shard, start));
         }
         self.readers = readers;
-        // Readers of dead nodes find that out.
-        for reader in &mut self.readers {
-            if self.nodes[reader.node].shard.is_none() {
-                reader.subscription = None;
-            }
-        }
     }
 
     /// Ends all faults and runs until nothing is left to do.
