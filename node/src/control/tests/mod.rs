@@ -1,0 +1,1 @@
+//! Clusters of control planes in one process.
