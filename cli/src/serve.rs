@@ -14,6 +14,8 @@ use crate::args::ServeArgs;
 use crate::exit::{CONFIG, NOT_PERMITTED, OrExit as _, fail};
 use crate::units::show_bytes;
 
+/// What is logged unless BROKY_LOG says otherwise. openraft calls every attempt to reach a dead member an error.
+const LOG_DEFAULT: &str = "info,openraft=error,openraft::replication=off";
 /// How often a node without protection says so.
 const INSECURE_REMINDER: Duration = Duration::from_secs(60);
 
@@ -118,7 +120,8 @@ fn cluster_faults(args: &ServeArgs, copies: Copies) -> Vec<String> {
         faults.push("--expect needs --join: somewhere to meet the others".to_owned());
     }
     for address in &args.join {
-        let is_good = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let is_good =
+            address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if !is_good {
             faults.push(format!("--join {address:?} is not host:port"));
         }
@@ -131,7 +134,7 @@ fn cluster_faults(args: &ServeArgs, copies: Copies) -> Vec<String> {
 
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BROKY_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG_DEFAULT));
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
 }

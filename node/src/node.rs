@@ -253,7 +253,8 @@ impl Shell {
                 let _ = inbox.send(ToWorker::Stop);
             }
             // Open calls end meanwhile; the control plane goes on until they have.
-            let _ = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join()))).await;
+            let _ =
+                tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join()))).await;
             serving.abort();
             self.control.halt().await;
         };
@@ -310,7 +311,8 @@ impl Shell {
         told: &watch::Sender<TopologyResponse>,
         workers: &mut Vec<JoinHandle<()>>,
     ) -> Result<(), StartError> {
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..self.config.workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..self.config.workers).map(|_| mpsc::unbounded_channel()).unzip();
         let inboxes = self.inboxes.get_or_init(|| senders);
         let assignments = assignments(map, me);
         for (shard, inbox) in (0..).map(ShardId).zip(receivers) {

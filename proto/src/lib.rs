@@ -20,7 +20,12 @@ pub mod v1 {
 
 /// Generated messages and service of package `broky.peer.v1`: what nodes say to one another about the cluster.
 #[cfg(feature = "peer")]
-#[expect(missing_docs, clippy::allow_attributes_without_reason, clippy::allow_attributes, reason = "generated; the comments are in the .proto file")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes_without_reason,
+    clippy::allow_attributes,
+    reason = "generated; the comments are in the .proto file"
+)]
 pub mod peer_v1 {
     include!(concat!(env!("OUT_DIR"), "/broky.peer.v1.rs"));
 }

@@ -100,15 +100,16 @@ impl Heard {
     /// Those who are fenced, and are heard again.
     fn returned(&self, now: Instant) -> Vec<Member> {
         let is_back = |life: &Life| {
-            life.fenced.is_some() && life.beats >= BEATS_TO_RETURN && now.duration_since(life.heard) < timing::HEARTBEAT * 2
+            life.fenced.is_some()
+                && life.beats >= BEATS_TO_RETURN
+                && now.duration_since(life.heard) < timing::HEARTBEAT * 2
         };
         self.0.iter().filter(|(_, life)| is_back(life)).map(|(member, _)| *member).collect()
     }
 
     /// Those who have been fenced for so long.
     fn lost(&self, map: &ClusterMap, after: Duration, now: Instant) -> Vec<Member> {
-        let is_fenced =
-            |member: &Member| map.node(member.node).is_some_and(|node| node.liveness == Liveness::Fenced);
+        let is_fenced = |member: &Member| map.node(member.node).is_some_and(|node| node.liveness == Liveness::Fenced);
         let is_lost = |life: &Life| life.fenced.is_some_and(|since| now.duration_since(since) > after);
         self.0.iter().filter(|(member, life)| is_fenced(member) && is_lost(life)).map(|(member, _)| *member).collect()
     }

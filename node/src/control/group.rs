@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use broky_proto::id::{ClusterId, Member};
+use broky_proto::id::ClusterId;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{Config, ServerState, SnapshotPolicy};
 use thiserror::Error;
@@ -76,9 +76,6 @@ impl Group {
         if ours != theirs {
             return Err(StoreError::OtherNode { path: path.to_owned(), ours, theirs }.into());
         }
-        let damaged = |error: StoreError| StoreError::Damaged { path: path.to_owned(), what: error.to_string() };
-        LogStore::new(store.clone()).check().map_err(damaged)?;
-        MachineStore::load(store.clone()).map_err(damaged)?;
         Self::start(shared, store, header, None).await
     }
 
@@ -186,23 +183,15 @@ impl Group {
         self.raft.metrics().borrow().membership_config.voter_ids().collect()
     }
 
-    /// The registered process that takes part under a raft id.
-    pub(super) fn member_of(&self, raft: RaftId) -> Option<Member> {
-        self.replicated.with(|machine| {
-            let node = machine.node_of(raft)?;
-            let incarnation = machine.state().map().node(node)?.incarnation;
-            Some(Member { node, incarnation })
-        })
-    }
-
     /// Puts an entry into the log, as its leader, and waits for what comes of it.
     pub(super) async fn write(&self, request: Request) -> Result<Answer, ProposeError> {
         match tokio::time::timeout(timing::COMMIT, self.raft.client_write(request)).await {
             Ok(Ok(response)) => Ok(response.data),
             // Refused before it was appended, or cut from the log uncommitted.
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(ProposeError::NoLeader),
-            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_)) | RaftError::Fatal(_)))
-            | Err(_) => Err(ProposeError::Unknown),
+            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_)) | RaftError::Fatal(_))) | Err(_) => {
+                Err(ProposeError::Unknown)
+            }
         }
     }
 }

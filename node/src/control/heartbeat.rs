@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::detector::{How, Suspicion, second_opinions};
 use super::group::Group;
 use super::links::{CallError, Use};
-use super::shared::{End, Shared, lock, pb_member};
+use super::shared::{Shared, lock, pb_member};
 use super::timing;
 use super::types::{Peer, RaftId};
 
@@ -37,7 +37,7 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen: Option<Seen> = None;
     let mut last = Instant::now();
-    loop {
+    while shared.ended.borrow().is_none() {
         let link = match (&seen, shared.group().and_then(|group| group.leader())) {
             (Some(seen), Some((raft, peer))) if seen.raft == raft => shared.link(&peer.address, Use::Other).await.ok(),
             _ => None,
@@ -97,15 +97,13 @@ async fn beat(shared: &Arc<Shared>, me: Member, leader: &Peer) -> Result<(), Cal
     };
     let call = |mut client: super::Client| async move { client.heartbeat(request).await };
     let response = shared.ask(&leader.address, timing::HEARTBEAT, call).await?;
-    match response.standing() {
-        pb::Standing::Replaced => {
-            shared.end(End::Replaced { name: shared.config.name.clone(), by: Default::default() });
-        }
-        pb::Standing::Forgotten => shared.end(End::Forgotten { name: shared.config.name.clone() }),
-        pb::Standing::Ok | pb::Standing::NotLeader | pb::Standing::Unspecified => {}
-    }
-    // Raft brings the map as a rule. A learner that has just been added, or is cut off from it, need not wait for that.
-    if response.map_version > map_version
+    let may_stay = match response.standing() {
+        pb::Standing::Ok | pb::Standing::NotLeader | pb::Standing::Unspecified => true,
+        pb::Standing::Replaced | pb::Standing::Forgotten => false,
+    };
+    // Raft brings the map as a rule. A learner that has just been added, or is cut off from it, need not wait for that; and
+    // who is no member any more is told by nobody else.
+    if (response.map_version > map_version || !may_stay)
         && let Err(error) = shared.pull_map(&leader.address).await
     {
         tracing::debug!(%error, "the map could not be pulled from the raft leader");
@@ -138,7 +136,7 @@ impl Shared {
 
 /// Begins elections until there is another leader, if the other voters agree that this one is gone.
 async fn replace_leader(shared: &Arc<Shared>, group: &Arc<Group>, old: RaftId, peer: &Peer, how: How, since: Instant) {
-    let Some(member) = group.member_of(old) else { return };
+    let Some((member, _)) = shared.node_called(&peer.name) else { return };
     lock(&shared.unreachable).insert(member, (how, since));
     let voters = group.voters();
     if !voters.contains(&group.raft_id) || !is_agreed(shared, group, &voters, old, member, peer).await {
@@ -173,7 +171,7 @@ async fn is_agreed(
     let metrics = group.metrics();
     let others = voters.iter().filter(|id| **id != old && **id != group.raft_id).filter_map(|id| {
         let peer = metrics.membership_config.membership().get_node(id)?;
-        Some((group.member_of(*id)?, peer.address.clone()))
+        shared.node_called(&peer.name)
     });
     let verdicts = second_opinions(shared, member, &leader.address, others.collect()).await;
     let agree = verdicts.iter().filter(|reach| matches!(reach, Some(pb::Reach::Refused | pb::Reach::Silent))).count();

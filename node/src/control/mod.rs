@@ -54,8 +54,8 @@ use store::StoreError;
 
 pub(crate) use detector::How;
 pub(crate) use propose::ProposeError;
-pub use shared::End;
 pub(crate) use shared::ControlConfig;
+pub use shared::End;
 pub(crate) use status::ClusterStatus;
 pub(crate) use timing::DEAD_AFTER;
 
@@ -158,6 +158,37 @@ impl Control {
         self.0.map.subscribe()
     }
 
+    /// How the cluster is doing.
+    pub(crate) fn status(&self) -> ClusterStatus {
+        self.0.status()
+    }
+
+    /// Why this node is not ready; `None` when it is.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        self.0.not_ready()
+    }
+
+    /// Why this process may not go on, once that is so.
+    pub(crate) fn ended(&self) -> watch::Receiver<Option<End>> {
+        self.0.ended.subscribe()
+    }
+
+    /// What became of the connections of peers.
+    pub(crate) fn peers(&self) -> Arc<PeerStats> {
+        self.0.peers.clone()
+    }
+
+    /// Ends raft in order, so that a data directory can be used again at once.
+    pub(crate) async fn halt(&self) {
+        if let Some(group) = self.0.group() {
+            group.halt().await;
+        }
+    }
+}
+
+/// For the data plane and for gossip.
+#[cfg_attr(not(test), expect(dead_code, reason = "the data plane and gossip come behind the control plane"))]
+impl Control {
     /// Who this process is. `None` before it is registered.
     pub(crate) fn me(&self) -> Option<Member> {
         self.0.me()
@@ -188,33 +219,6 @@ impl Control {
     pub(crate) fn report_unreachable(&self, member: Member, how: How) {
         self.0.report_unreachable(member, how);
     }
-
-    /// How the cluster is doing.
-    pub(crate) fn status(&self) -> ClusterStatus {
-        self.0.status()
-    }
-
-    /// Why this node is not ready; `None` when it is.
-    pub(crate) fn not_ready(&self) -> Option<String> {
-        self.0.not_ready()
-    }
-
-    /// Why this process may not go on, once that is so.
-    pub(crate) fn ended(&self) -> watch::Receiver<Option<End>> {
-        self.0.ended.subscribe()
-    }
-
-    /// What became of the connections of peers.
-    pub(crate) fn peers(&self) -> Arc<PeerStats> {
-        self.0.peers.clone()
-    }
-
-    /// Ends raft in order, so that a data directory can be used again at once.
-    pub(crate) async fn halt(&self) {
-        if let Some(group) = self.0.group() {
-            group.halt().await;
-        }
-    }
 }
 
 impl Shared {
@@ -222,7 +226,8 @@ impl Shared {
         let MapVersion(since) = self.map().version();
         let request = pb::PullMapRequest { since };
         let call = |mut client: Client| async move { client.pull_map(request).await };
-        let response = self.ask(address, timing::CALL, call).await.map_err(|error| PullError::Call(error.to_string()))?;
+        let response =
+            self.ask(address, timing::CALL, call).await.map_err(|error| PullError::Call(error.to_string()))?;
         let diff: MapDiff = postcard::from_bytes(&response.diff).map_err(|_| PullError::Malformed)?;
         Ok(self.merge(diff)?)
     }

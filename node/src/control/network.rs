@@ -1,8 +1,7 @@
 //! How raft reaches its members.
 
-use std::time::Duration;
-
 use std::sync::Arc;
+use std::time::Duration;
 
 use broky_proto::peer_v1 as pb;
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
@@ -79,6 +78,7 @@ impl Route {
             to: self.to.0,
             kind: kind.into(),
             payload: postcard::to_stdvec(request).map_err(|_| Failure::Malformed)?.into(),
+            has_quorum: self.has_quorum(),
         };
         let link = self.shared.link(&self.address(), Use::Raft).await.map_err(CallError::Dial)?;
         let call = |mut client: super::Client| async move { client.raft(request).await };
@@ -89,14 +89,18 @@ impl Route {
         }
     }
 
+    /// Whether this process leads the group and reaches a quorum of it.
+    fn has_quorum(&self) -> bool {
+        let group = self.shared.group_of(&self.group.0);
+        group.is_some_and(|group| group.living_leader() == Some(self.from))
+    }
+
     /// Where the member is now. A node that restarts may listen elsewhere, and only the map or the node itself knows.
     fn address(&self) -> String {
         if let Some(process) = self.shared.acquaintance(&self.peer.name) {
             return process.address;
         }
-        let map = self.shared.map();
-        let node = map.nodes().find(|(_, node)| node.name == self.peer.name).map(|(_, node)| node);
-        node.map_or_else(|| self.peer.address.clone(), |node| node.addresses.peer.clone())
+        self.shared.node_called(&self.peer.name).map_or_else(|| self.peer.address.clone(), |(_, address)| address)
     }
 }
 
@@ -122,10 +126,7 @@ impl RaftNetwork<TypeConfig> for Route {
         &mut self,
         rpc: InstallSnapshotRequest<TypeConfig>,
         option: RPCOption,
-    ) -> Result<
-        InstallSnapshotResponse<RaftId>,
-        RPCError<RaftId, Peer, RaftError<RaftId, InstallSnapshotError>>,
-    > {
+    ) -> Result<InstallSnapshotResponse<RaftId>, RPCError<RaftId, Peer, RaftError<RaftId, InstallSnapshotError>>> {
         let sent: Result<Result<_, InstallSnapshotError>, _> =
             self.send(pb::RaftKind::Snapshot, &rpc, option.hard_ttl()).await;
         match sent {
@@ -145,6 +146,7 @@ impl RaftNetwork<TypeConfig> for Route {
     }
 
     fn backoff(&self) -> Backoff {
-        Backoff::new(std::iter::repeat(timing::RAFT_BACKOFF))
+        let longer = |time: &Duration| Some((*time * 2).min(timing::RAFT_BACKOFF_MAX));
+        Backoff::new(std::iter::successors(Some(timing::RAFT_BACKOFF), longer))
     }
 }

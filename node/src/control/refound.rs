@@ -21,15 +21,16 @@ use tokio::time::Instant;
 use super::founding::Plan;
 use super::group::Group;
 use super::shared::Shared;
-use super::timing;
 use super::types::{Machine, Peer, RaftId};
 
 const ROUND: Duration = Duration::from_millis(300);
+/// Between the loss of the leader being noticed and the first look around.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Watches for the loss of the majority. For ever.
 pub(super) async fn keep_ready(shared: Arc<Shared>) {
     let mut leaderless: Option<Instant> = None;
-    loop {
+    while shared.ended.borrow().is_none() {
         tokio::time::sleep(ROUND).await;
         let group = shared.group().filter(|group| group.is_seeded() && group.living_leader().is_none());
         let Some(group) = group.filter(|_| !shared.is_promised()) else {
@@ -37,7 +38,7 @@ pub(super) async fn keep_ready(shared: Arc<Shared>) {
             continue;
         };
         let since = *leaderless.get_or_insert_with(Instant::now);
-        if since.elapsed() < timing::LEADERLESS {
+        if since.elapsed() < PATIENCE {
             continue;
         }
         if let Some(plan) = survey(&shared, &group).await
@@ -70,8 +71,10 @@ async fn survey(shared: &Arc<Shared>, group: &Arc<Group>) -> Option<Plan> {
     let members: BTreeMap<RaftId, &Answer> =
         answers.iter().filter(|answer| answer.is_in_group).map(|answer| (answer.raft, answer)).collect();
     let lives = |id: &RaftId| *id == group.raft_id || members.contains_key(id);
-    let has_quorum =
-        membership.get_joint_config().iter().all(|voters| voters.iter().filter(|id| lives(id)).count() > voters.len() / 2);
+    let has_quorum = membership
+        .get_joint_config()
+        .iter()
+        .all(|voters| voters.iter().filter(|id| lives(id)).count() > voters.len() / 2);
     if has_quorum {
         return None;
     }
@@ -81,7 +84,10 @@ async fn survey(shared: &Arc<Shared>, group: &Arc<Group>) -> Option<Plan> {
     let unaccounted: Vec<&str> =
         missing.iter().map(|peer| peer.name.as_str()).filter(|name| heirs(name).is_none()).collect();
     if !unaccounted.is_empty() {
-        tracing::warn!(?unaccounted, "the raft group has lost its majority; nothing can be decided before these return");
+        tracing::warn!(
+            ?unaccounted,
+            "the raft group has lost its majority; nothing can be decided before these return"
+        );
         return None;
     }
     // Of those that have applied as much, the smallest id.

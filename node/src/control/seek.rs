@@ -33,7 +33,7 @@ pub(super) async fn keep_seeking(shared: Arc<Shared>) {
     let Ok(mut raft) = random_raft_id() else {
         return shared.end(End::Storage("no randomness".to_owned()));
     };
-    loop {
+    while shared.ended.borrow().is_none() {
         let is_settled = match shared.group() {
             Some(group) if shared.is_registered(&group) => true,
             Some(group) => {
@@ -60,7 +60,8 @@ pub(super) async fn keep_seeking(shared: Arc<Shared>) {
 impl Shared {
     /// Whether this process is registered, under the raft id that it has in the group.
     fn is_registered(&self, group: &Group) -> bool {
-        let known = |me| group.replicated.with(|machine| !machine.is_seeded() || machine.raft_id(me) == Some(group.raft_id));
+        let known =
+            |me| group.replicated.with(|machine| !machine.is_seeded() || machine.raft_id(me) == Some(group.raft_id));
         self.me().is_some_and(|me| known(me.node))
     }
 
@@ -73,6 +74,12 @@ impl Shared {
 
     /// Registers in the cluster that this process takes part in.
     async fn register(self: &Arc<Self>, group: &Arc<Group>) {
+        // A process that was forgotten must not come back as somebody new.
+        let newest = group.replicated.map().borrow().clone();
+        self.publish(&newest);
+        if self.ended.borrow().is_some() {
+            return;
+        }
         if !group.is_leader() {
             if group.living_leader().is_none() {
                 self.wait_for("a majority of the raft voters");
@@ -187,7 +194,8 @@ impl Shared {
         let map = self.map();
         let known = map.nodes().map(|(_, node)| node.addresses.peer.clone());
         let met = self.acquaintances().into_iter().map(|process| process.address);
-        let places: BTreeSet<String> = self.config.join.iter().cloned().chain(known).chain(met).chain(self.rumoured()).collect();
+        let places: BTreeSet<String> =
+            self.config.join.iter().cloned().chain(known).chain(met).chain(self.rumoured()).collect();
         places.into_iter().filter(|place| *place != self.config.addresses.peer).take(ADDRESSES_MAX).collect()
     }
 

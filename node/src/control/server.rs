@@ -49,9 +49,11 @@ impl Control for Server {
         if group.raft_id.0 != request.to {
             return refuse(pb::RaftRefusal::NotMe);
         }
+        if request.has_quorum {
+            group.note_led();
+        }
         let payload = match request.kind() {
             pb::RaftKind::Append => {
-                group.note_led();
                 encode(&group.raft.append_entries(decode(&request.payload)?).await.map_err(stopped)?)?
             }
             pb::RaftKind::Vote => {
@@ -61,16 +63,13 @@ impl Control for Server {
                 }
                 encode(&group.raft.vote(decode(&request.payload)?).await.map_err(stopped)?)?
             }
-            pb::RaftKind::Snapshot => {
-                group.note_led();
-                match group.raft.install_snapshot(decode(&request.payload)?).await {
-                    Ok(response) => encode(&Ok::<_, openraft::error::InstallSnapshotError>(response))?,
-                    Err(RaftError::APIError(error)) => {
-                        encode(&Err::<openraft::raft::InstallSnapshotResponse<RaftId>, _>(error))?
-                    }
-                    Err(RaftError::Fatal(error)) => return Err(stopped(error)),
+            pb::RaftKind::Snapshot => match group.raft.install_snapshot(decode(&request.payload)?).await {
+                Ok(response) => encode(&Ok::<_, openraft::error::InstallSnapshotError>(response))?,
+                Err(RaftError::APIError(error)) => {
+                    encode(&Err::<openraft::raft::InstallSnapshotResponse<RaftId>, _>(error))?
                 }
-            }
+                Err(RaftError::Fatal(error)) => return Err(stopped(error)),
+            },
             pb::RaftKind::Unspecified => return Err(Status::invalid_argument("no kind")),
         };
         Ok(Response::new(pb::RaftResponse { refusal: pb::RaftRefusal::None.into(), payload }))

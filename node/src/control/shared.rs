@@ -229,7 +229,11 @@ impl Shared {
 
     /// Where processes may be of which others have heard.
     pub(super) fn rumoured(&self) -> Vec<String> {
-        lock(&self.rumours).iter().filter(|(_, at)| at.elapsed() < timing::MET).map(|(place, _)| place.clone()).collect()
+        lock(&self.rumours)
+            .iter()
+            .filter(|(_, at)| at.elapsed() < timing::MET)
+            .map(|(place, _)| place.clone())
+            .collect()
     }
 
     /// Who was heard of lately.
@@ -242,6 +246,14 @@ impl Shared {
     /// The newest process heard of under a name.
     pub(super) fn acquaintance(&self, name: &str) -> Option<pb::Process> {
         self.acquaintances().into_iter().find(|process| process.name == name)
+    }
+
+    /// The registered process of the node of this name, and where it is. Goes by the map, which may be ahead of what this
+    /// process has applied.
+    pub(super) fn node_called(&self, name: &str) -> Option<(Member, String)> {
+        let map = self.map();
+        let (id, node) = map.nodes().find(|(_, node)| node.name == name)?;
+        Some((Member { node: id, incarnation: node.incarnation }, node.addresses.peer.clone()))
     }
 
     /// Makes `map` the current one if it is newer.

@@ -29,7 +29,7 @@ const LAG_MAX: u64 = 50;
 pub(super) async fn keep_in_order(shared: Arc<Shared>, group: Arc<Group>) {
     let mut map = group.replicated.map();
     let mut metrics = group.raft.server_metrics();
-    let mut steward = Steward { shared, group: group.clone(), unregistered: BTreeMap::new(), settled: None };
+    let mut steward = Steward::new(shared, group.clone());
     loop {
         tokio::select! {
             _ = map.changed() => {}
@@ -38,8 +38,7 @@ pub(super) async fn keep_in_order(shared: Arc<Shared>, group: Arc<Group>) {
             () = tokio::time::sleep(ROUND) => {}
         }
         if !group.is_leader() {
-            steward.unregistered.clear();
-            steward.settled = None;
+            steward = Steward::new(steward.shared, steward.group);
             continue;
         }
         while steward.step().await.unwrap_or_else(|error| {
@@ -54,11 +53,17 @@ struct Steward {
     group: Arc<Group>,
     /// Members of the group that are registered nowhere, and since when.
     unregistered: BTreeMap<RaftId, Instant>,
+    /// Who was registered. Whoever is not any more has been forgotten or replaced.
+    registered: BTreeSet<RaftId>,
     /// The map in which nothing is left to move.
     settled: Option<MapVersion>,
 }
 
 impl Steward {
+    fn new(shared: Arc<Shared>, group: Arc<Group>) -> Self {
+        Self { shared, group, unregistered: BTreeMap::new(), registered: BTreeSet::new(), settled: None }
+    }
+
     /// Takes one step. False when there is none to take.
     async fn step(&mut self) -> Result<bool, ProposeError> {
         if !self.group.is_seeded() {
@@ -85,7 +90,11 @@ impl Steward {
         for id in unregistered {
             self.unregistered.entry(id).or_insert_with(Instant::now);
         }
-        let is_overdue = |(id, since): (&RaftId, &Instant)| (since.elapsed() > timing::UNREGISTERED).then_some(*id);
+        self.registered.retain(|id| wanted.contains_key(id) || self.unregistered.contains_key(id));
+        self.registered.extend(wanted.keys().copied());
+        let is_overdue = |(id, since): (&RaftId, &Instant)| {
+            (self.registered.contains(id) || since.elapsed() > timing::UNREGISTERED).then_some(*id)
+        };
         let overdue = self.unregistered.iter().filter_map(is_overdue).collect();
         let caught_up = caught_up(&metrics);
         let view = View {

@@ -46,5 +46,6 @@ pub(crate) const RAFT_ELECTION_MIN: Duration = Duration::from_millis(1000);
 pub(crate) const RAFT_ELECTION_MAX: Duration = Duration::from_millis(2000);
 /// Of sending a part of a snapshot.
 pub(crate) const RAFT_SNAPSHOT: Duration = Duration::from_secs(10);
-/// Before a raft member that cannot be reached is tried again.
-pub(crate) const RAFT_BACKOFF: Duration = Duration::from_millis(100);
+/// Before a raft member that cannot be reached is tried again, at first; doubled each time, up to [`RAFT_BACKOFF_MAX`].
+pub(crate) const RAFT_BACKOFF: Duration = Duration::from_millis(50);
+pub(crate) const RAFT_BACKOFF_MAX: Duration = Duration::from_millis(800);

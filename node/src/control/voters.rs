@@ -56,7 +56,8 @@ impl View<'_> {
     pub(super) fn next_change(&self) -> Option<Change> {
         let present: BTreeMap<RaftId, &Peer> = self.membership.nodes().map(|(id, peer)| (*id, peer)).collect();
         let peer = |(id, (_, peer)): (&RaftId, &(NodeId, Peer))| (*id, peer.clone());
-        let missing: BTreeMap<_, _> = self.wanted.iter().filter(|(id, _)| !present.contains_key(id)).map(peer).collect();
+        let missing: BTreeMap<_, _> =
+            self.wanted.iter().filter(|(id, _)| !present.contains_key(id)).map(peer).collect();
         if !missing.is_empty() {
             return Some(Change::Add(missing));
         }
@@ -78,9 +79,10 @@ impl View<'_> {
     /// Who should vote. Never nobody: the leader stays while it is registered.
     fn voters(&self) -> BTreeSet<RaftId> {
         let current: BTreeSet<RaftId> = self.membership.voter_ids().filter(|id| !self.is_gone(*id)).collect();
+        let is_staying = |(node, _): &&(NodeId, Peer)| self.map.node(*node).is_some_and(|node| !node.is_draining);
         // Founders that have not registered yet are about to.
         let pending = current.iter().filter(|id| !self.wanted.contains_key(id)).count();
-        let goal = voters_of((self.wanted.keys().filter(|id| self.is_fit(**id)).count() + pending).max(1));
+        let goal = voters_of((self.wanted.values().filter(is_staying).count() + pending).max(1));
         // The leader first, then the fit, then those of which it is not known yet; of each kind whoever votes already.
         let rank = |id: &RaftId| {
             let kind = match (*id == self.me, self.is_fit(*id), self.wanted.contains_key(id)) {
@@ -96,9 +98,7 @@ impl View<'_> {
         candidates.extend(self.wanted.keys().copied().filter(|id| !current.contains(id) && ready(id)));
         candidates.sort_by_key(rank);
         // A dead voter makes way for a living one; while there is none it keeps its place, for it may come back.
-        let fit = pending + candidates.iter().filter(|id| self.is_fit(**id)).count();
-        let count = if fit < goal { goal.max(current.len()) } else { goal };
-        let voters: BTreeSet<RaftId> = candidates.into_iter().take(count).collect();
+        let voters: BTreeSet<RaftId> = candidates.into_iter().take(goal).collect();
         if voters.is_empty() { self.membership.voter_ids().collect() } else { voters }
     }
 
@@ -215,12 +215,18 @@ mod tests {
         world.register(3, 33);
         world.membership = Membership::new(
             vec![ids(&[1, 2, 3])],
-            [(1, 1), (2, 2), (3, 3), (33, 3)].map(|(id, name)| (RaftId(id), peer(name))).into_iter().collect::<BTreeMap<_, _>>(),
+            [(1, 1), (2, 2), (3, 3), (33, 3)]
+                .map(|(id, name)| (RaftId(id), peer(name)))
+                .into_iter()
+                .collect::<BTreeMap<_, _>>(),
         );
         assert_eq!(world.next(&[1, 2, 33], &[]), Some(Change::Vote(ids(&[1, 2, 33]))));
         world.membership = Membership::new(
             vec![ids(&[1, 2, 33])],
-            [(1, 1), (2, 2), (3, 3), (33, 3)].map(|(id, name)| (RaftId(id), peer(name))).into_iter().collect::<BTreeMap<_, _>>(),
+            [(1, 1), (2, 2), (3, 3), (33, 3)]
+                .map(|(id, name)| (RaftId(id), peer(name)))
+                .into_iter()
+                .collect::<BTreeMap<_, _>>(),
         );
         assert_eq!(world.next(&[1, 2, 33], &[]), Some(Change::Remove(ids(&[3]))));
     }

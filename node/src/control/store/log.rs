@@ -31,8 +31,8 @@ impl LogStore {
         self.state().is_ok_and(|state| state.last_log_id.is_some())
     }
 
-    /// Reads everything once, so that damage is found at the start and not by whoever needs the entry.
-    pub(crate) fn check(&self) -> Result<(), StoreError> {
+    /// Reads everything once.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
         self.0.meta::<Vote>(VOTE)?;
         self.0.meta::<Option<LogId>>(COMMITTED)?;
         let mut next = 0;
@@ -68,11 +68,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         self.0.entries(range, usize::MAX).map_err(|error| reading(&error))
     }
 
-    async fn limited_get_log_entries(
-        &mut self,
-        start: u64,
-        end: u64,
-    ) -> Result<Vec<Entry<TypeConfig>>, StorageError> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<TypeConfig>>, StorageError> {
         self.0.entries(start..end, READ_BYTES_MAX).map_err(|error| reading(&error))
     }
 }
@@ -122,7 +118,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             Ok(())
         });
         let stored = stored.await;
-        let result = stored.as_ref().map(|()| ()).map_err(|error| std::io::Error::other(error.to_string()));
+        let result = match &stored {
+            Ok(()) => Ok(()),
+            Err(error) => Err(std::io::Error::other(error.to_string())),
+        };
         callback.log_io_completed(result);
         stored.map_err(|error| writing(&error))
     }

@@ -4,8 +4,10 @@
 //! that was lost with its file is never used again. A file is synced before anybody is told that something is stored.
 //! Every value carries a checksum: what a disk returns is not what a voter has said before it is checked.
 //!
-//! [`log`] is raft's log and vote, [`machine`] the state machine and its snapshots.
+//! [`log`] is raft's log and vote, [`machine`] the state machine and its snapshots. [`guard`] is for files that make the
+//! database itself give up.
 
+mod guard;
 mod log;
 mod machine;
 #[cfg(test)]
@@ -27,6 +29,8 @@ use super::types::{GroupId, RaftId};
 
 pub(crate) use log::LogStore;
 pub(crate) use machine::{MachineStore, Replicated};
+#[cfg(test)]
+pub(crate) use suite::Scratch;
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -117,8 +121,19 @@ impl Store {
         Ok(store)
     }
 
-    /// An existing database, checked.
+    /// An existing database. All of it is read once, so that damage is found at the start and not by whoever needs it.
     pub(crate) fn open(path: &Path) -> Result<(Self, Header), StoreError> {
+        let damaged = |what: &str| StoreError::Damaged { path: path.to_owned(), what: what.to_owned() };
+        guard::guarded(path, || {
+            let (store, header) = Self::open_unchecked(path)?;
+            LogStore::new(store.clone()).check().map_err(|error| damaged(&error.to_string()))?;
+            MachineStore::load(store.clone()).map_err(|error| damaged(&error.to_string()))?;
+            Ok((store, header))
+        })
+        .unwrap_or_else(|| Err(damaged("its structure is broken")))
+    }
+
+    fn open_unchecked(path: &Path) -> Result<(Self, Header), StoreError> {
         let damaged = |what: &str| StoreError::Damaged { path: path.to_owned(), what: what.to_owned() };
         // A node that is killed leaves its database without the index that makes opening fast.
         let database = builder().open(path).map_err(|error| opening(path, error))?;
