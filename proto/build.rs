@@ -1,4 +1,4 @@
-//! Compiles `broky/v1/*.proto` with protox, so that no protoc has to be installed.
+//! Compiles the `.proto` files with protox, so that no protoc has to be installed.
 
 use protox::prost::Message as _;
 
@@ -12,12 +12,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(false)
         .build_client(false)
         .compile_fds(descriptors)?;
-    // What nodes say to one another is not part of what clients are shown by reflection.
-    let peers = protox::compile(["broky/peer/v1/replicate.proto"], ["."])?;
+    // Apart from the client protocol, so that reflection does not show it.
+    let peers = protox::compile(["broky/peer/v1/control.proto"], ["."])?;
+    tonic_prost_build::configure().bytes(".broky.peer.v1").build_transport(false).compile_fds(peers)?;
+    let data = protox::compile(["broky/data/v1/replicate.proto"], ["."])?;
     tonic_prost_build::configure()
-        .bytes(".broky.peer.v1")
+        .bytes(".broky.data.v1")
         .build_server(false)
         .build_client(false)
-        .compile_fds(peers)?;
+        .compile_fds(data)?;
     Ok(())
 }

@@ -11,6 +11,9 @@ pub(crate) struct Snapshot {
     pub(crate) workers: Vec<WorkerStats>,
     pub(crate) accepted: u64,
     pub(crate) refused: u64,
+    pub(crate) peers_accepted: u64,
+    pub(crate) peers_refused: u64,
+    pub(crate) peers_bad: u64,
     pub(crate) memory_max_bytes: usize,
     pub(crate) uptime_seconds: f64,
 }
@@ -90,6 +93,17 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
         Unit::Count,
         "Client connections refused at the descriptor limit. Rising: raise the limit of open files.",
     ),
+    ("broky_peer_connections_accepted_total", Unit::Count, "Connections to the peer port. Rising fast: links break."),
+    (
+        "broky_peer_connections_refused_total",
+        Unit::Count,
+        "Peers refused: of another cluster, replaced, or looking for somebody else. Rising: check the addresses in --join.",
+    ),
+    (
+        "broky_peer_connections_bad_total",
+        Unit::Count,
+        "Connections to the peer port that were no peer's. Rising: somebody else finds the port.",
+    ),
 ];
 
 const GAUGES: &[(&str, Unit, &str)] = &[
@@ -146,6 +160,9 @@ fn record(snapshot: &Snapshot) {
     counter!("broky_delivery_slow_ended_total").absolute(sum(|w| w.delivery.slow_ended));
     counter!("broky_connections_accepted_total").absolute(snapshot.accepted);
     counter!("broky_connections_refused_total").absolute(snapshot.refused);
+    counter!("broky_peer_connections_accepted_total").absolute(snapshot.peers_accepted);
+    counter!("broky_peer_connections_refused_total").absolute(snapshot.peers_refused);
+    counter!("broky_peer_connections_bad_total").absolute(snapshot.peers_bad);
     set("broky_connections_open", sum(|w| w.connections as u64));
     set("broky_delivery_subscriptions", sum(|w| w.subscriptions as u64));
     set("broky_delivery_interests", sum(|w| w.interests as u64));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use broky_delivery::{Block, Run};
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, Lineage, MapVersion, Member, Offset, ProducerId, Sequence, VBucketId};
-use broky_proto::peer::v1::{
+use broky_proto::data_v1::{
     Ack, Attach, Begin, BeginVBucket, Committed, Replicated, Summaries, Summary, Synced, to_follower, to_leader,
 };
 use broky_proto::replicate::{PeerError, ReplicatedOrigin, ReplicatedRun, encode_to_leader, vbucket as vbucket_of};
@@ -382,7 +382,7 @@ fn places_of(block: &Block) -> Vec<(VBucketId, Offset)> {
         .collect()
 }
 
-fn producer_state(known: broky_proto::peer::v1::ProducerState) -> Result<ProducerState, PeerError> {
+fn producer_state(known: broky_proto::data_v1::ProducerState) -> Result<ProducerState, PeerError> {
     if [known.run_counts.len(), known.run_offsets.len()] != [known.run_firsts.len(); 2] {
         return Err(PeerError::Lengths);
     }

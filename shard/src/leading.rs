@@ -3,7 +3,7 @@
 use broky_delivery::Block;
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, IsrVersion, Lineage, Member, Offset, VBucketId};
-use broky_proto::peer::v1::{
+use broky_proto::data_v1::{
     Attach, AttachVBucket, Begin, BeginVBucket, Committed, Ping, Replicated, Summary, to_follower, to_leader,
 };
 use broky_proto::replicate::{
