@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Apart from the client protocol, so that reflection does not show it.
     let peers = protox::compile(["broky/peer/v1/control.proto"], ["."])?;
     tonic_prost_build::configure().bytes(".broky.peer.v1").build_transport(false).compile_fds(peers)?;
-    let data = protox::compile(["broky/data/v1/replicate.proto"], ["."])?;
+    let data = protox::compile(["broky/data/v1/replicate.proto", "broky/data/v1/forward.proto"], ["."])?;
     tonic_prost_build::configure()
         .bytes(".broky.data.v1")
         .build_server(false)

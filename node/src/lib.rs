@@ -10,6 +10,7 @@ mod admin;
 mod advertise;
 mod config;
 mod control;
+mod data;
 mod grpc;
 mod listener;
 mod metrics;

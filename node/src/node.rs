@@ -8,11 +8,13 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use broky_proto::id::{Incarnation, Member, NodeId};
+use broky_proto::id::{Incarnation, IsrVersion, Member, NodeId, VBucketId};
+use broky_proto::peer::Hello;
 use broky_proto::v1::TopologyResponse;
 use broky_ring::map::ClusterMap;
 use broky_ring::member::{Addresses, Zone};
-use broky_shard::{ShardConfig, ShardId, assignments};
+use broky_ring::command::{Command, Outcome};
+use broky_shard::{ShardConfig, ShardId};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::service::Routes;
@@ -27,7 +29,7 @@ use crate::listener::{ListenerStats, bind, keep_accepting};
 use crate::metrics::Exporter;
 use crate::peer::DataConnection;
 use crate::topology::topology;
-use crate::worker::{self, Inbox, ToWorker, WorkerConfig};
+use crate::worker::{self, FromWorker, Inbox, ToWorker, WorkerConfig};
 
 /// Time for the first placement, before the node serves what it has: in a large cluster some vbuckets may have to wait
 /// for others.
@@ -281,7 +283,8 @@ impl Shell {
         let _ = tokio::time::timeout(PLACEMENT_TIMEOUT, map.wait_for(is_placed)).await;
         let newest = map.borrow_and_update().clone();
         let told = watch::Sender::new(topology(&newest));
-        let started = self.start_workers(me, &newest, &told, workers);
+        let (to_control, mut from_workers) = mpsc::unbounded_channel();
+        let started = self.start_workers(me, &newest, &told, &to_control, workers);
         let has_started = started.is_ok();
         let _ = report.send(started);
         if !has_started {
@@ -296,10 +299,41 @@ impl Shell {
                     if changed.is_err() {
                         return;
                     }
-                    told.send_replace(topology(&map.borrow_and_update()));
+                    let newest = map.borrow_and_update().clone();
+                    told.send_replace(topology(&newest));
+                    for inbox in self.inboxes.get().into_iter().flatten() {
+                        // A worker that is gone reads nothing any more.
+                        let _ = inbox.send(ToWorker::Map(newest.clone()));
+                    }
                 }
-                // Until there is a data plane, what peers want of it has to wait for one.
-                Some((_, hello)) = self.data_connections.recv() => tracing::debug!(?hello, "no data plane"),
+                Some((stream, hello)) = self.data_connections.recv() => self.hand_on(stream, hello),
+                Some(wish) = from_workers.recv() => self.fulfil(wish),
+            }
+        }
+    }
+
+    /// Gives a leader's connection to the shard of the same number.
+    fn hand_on(&self, stream: std::net::TcpStream, hello: Hello) {
+        let inboxes = self.inboxes.get().map(Vec::as_slice).unwrap_or_default();
+        let at = usize::from(hello.shard) % inboxes.len().max(1);
+        if let Some(inbox) = inboxes.get(at) {
+            let _ = inbox.send(ToWorker::Peer { stream, hello });
+        }
+    }
+
+    /// Does what a worker asks for.
+    fn fulfil(&self, wish: FromWorker) {
+        match wish {
+            FromWorker::Unreachable { member, how } => self.control.report_unreachable(member, how),
+            FromWorker::Propose { shard, command } => {
+                let (control, inboxes) = (self.control.clone(), self.inboxes.clone());
+                tokio::spawn(async move {
+                    let refused = propose(&control, command).await;
+                    let inbox = inboxes.get().and_then(|inboxes| inboxes.get(usize::from(shard)));
+                    if let Some(inbox) = inbox.filter(|_| !refused.is_empty()) {
+                        let _ = inbox.send(ToWorker::Refused(refused));
+                    }
+                });
             }
         }
     }
@@ -307,26 +341,47 @@ impl Shell {
     fn start_workers(
         &self,
         me: Member,
-        map: &ClusterMap,
+        map: &Arc<ClusterMap>,
         told: &watch::Sender<TopologyResponse>,
+        to_control: &mpsc::UnboundedSender<FromWorker>,
         workers: &mut Vec<JoinHandle<()>>,
     ) -> Result<(), StartError> {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..self.config.workers).map(|_| mpsc::unbounded_channel()).unzip();
         let inboxes = self.inboxes.get_or_init(|| senders);
-        let assignments = assignments(map, me);
         for (shard, inbox) in (0..).map(ShardId).zip(receivers) {
             let config = WorkerConfig {
                 shard: shard_config(&self.config, shard, me, map),
                 message_bytes_max: self.config.message_bytes_max,
                 inboxes: inboxes.clone(),
                 topology: told.subscribe(),
-                assignments: assignments.clone(),
+                map: map.clone(),
+                to_control: to_control.clone(),
                 routes: self.routes.clone(),
             };
             workers.push(worker::spawn(config, inbox)?);
         }
         Ok(())
+    }
+}
+
+/// Proposes a command; returns the ISR changes in it that were refused for good.
+async fn propose(control: &Control, command: Command) -> Vec<(VBucketId, IsrVersion)> {
+    let changes = match &command {
+        Command::AlterIsr { changes, .. } => changes.iter().map(|change| (change.vbucket, change.expected)).collect(),
+        _ => Vec::new(),
+    };
+    match control.propose(command).await {
+        Ok(Outcome::AlterIsr(Ok(results))) => {
+            changes.into_iter().zip(results).filter(|(_, result)| result.is_err()).map(|(change, _)| change).collect()
+        }
+        Ok(Outcome::AlterIsr(Err(_))) => changes,
+        Ok(_) => Vec::new(),
+        // It may have been applied: the leader proposes it again, and goes by what the map says.
+        Err(error) => {
+            tracing::debug!(%error, "a proposal has no outcome");
+            Vec::new()
+        }
     }
 }
 

@@ -67,6 +67,7 @@ impl Shard {
                 if self.writers.open(set).len() + stored_len_max(entry.message.len as usize) > DELIVERY_BYTES_MAX {
                     self.flush(out);
                 }
+                storing.outcome.messages += 1;
                 self.store(&mut storing, entry, vbucket, set);
             }
         }
@@ -175,7 +176,8 @@ impl Shard {
             let kind = ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_string() };
             exceptions.push(Exception { index: entry.index, kind });
         }
-        PartOutcome { exceptions, positions: Vec::new() }
+        let messages = u32::try_from(exceptions.len()).unwrap_or(u32::MAX);
+        PartOutcome { messages, exceptions, positions: Vec::new() }
     }
 }
 

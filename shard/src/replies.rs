@@ -42,6 +42,7 @@ impl Replies {
         if let Some(held) = self.table.get_mut(key.0) {
             held.reply.outcome.exceptions.extend(outcome.exceptions);
             held.reply.outcome.positions = outcome.positions;
+            held.reply.outcome.messages = outcome.messages;
         }
         self.done(key, replies);
     }

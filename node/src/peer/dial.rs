@@ -115,7 +115,7 @@ pub(crate) async fn dial(address: &str, hello: &Hello, deadline: Duration) -> Re
 }
 
 /// Connects, says hello, and reads the answer.
-async fn greet(address: &str, hello: &Hello) -> Result<TcpStream, DialError> {
+pub(crate) async fn greet(address: &str, hello: &Hello) -> Result<TcpStream, DialError> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     stream.write_all(&hello.encode()).await?;

@@ -6,5 +6,5 @@
 mod dial;
 mod listener;
 
-pub(crate) use dial::{DialError, Link, dial};
+pub(crate) use dial::{DialError, Link, dial, greet};
 pub(crate) use listener::{DataConnection, Gate, PeerStats, accept_peers};

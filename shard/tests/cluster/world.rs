@@ -247,7 +247,7 @@ impl World {
         self.producers[producer].attempt = Some((ticket, node));
         let bytes = request.encode_to_vec();
         let scanned = scan_push(&bytes, 1 << 20).unwrap();
-        let collector = Some(Collector::new(&scanned, 1));
+        let collector = Some(Collector::new(&scanned));
         self.attempts.insert(ticket, Attempt { producer, ids, collector });
         self.with(node, |shard, out| shard.push(1, &bytes, &scanned, Ticket(ticket), out));
     }

@@ -99,7 +99,7 @@ fn acknowledgement_of_the_leader_alone_is_not_waited_for() {
     for acks in [v1::Acks::Leader, v1::Acks::None] {
         let mut shard = leading(1, 1);
         let request = v1::PushRequest { acks: acks.into(), ..request(0, 1, 10) };
-        assert_eq!(push(&mut shard, &request), [PartOutcome::default()]);
+        assert_eq!(push(&mut shard, &request), [PartOutcome { messages: 1, ..PartOutcome::default() }]);
     }
 }
 
@@ -137,7 +137,7 @@ fn producer_that_goes_on_pushing_is_remembered_while_idle_ones_are_forgotten() {
         .map(|key| v1::Message { key: key.to_be_bytes().to_vec().into(), ..v1::Message::default() })
         .collect();
     for producer in 0..200 {
-        assert_eq!(push(&mut shard, &busy(producer + 1)), [PartOutcome::default()]);
+        assert_eq!(push(&mut shard, &busy(producer + 1)), [PartOutcome { messages: 1, ..PartOutcome::default() }]);
         let (messages, producer_id) = (idle_keys.clone(), 1_000 + producer);
         push(&mut shard, &v1::PushRequest { messages, producer_id, sequence: 1, ..v1::PushRequest::default() });
     }

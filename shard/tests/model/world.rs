@@ -108,7 +108,7 @@ impl World {
         for rejected in &scanned.rejected {
             expected[rejected.index as usize] = Expected::Rejected(rejected.code);
         }
-        let collector = Collector::new(&scanned, u16::try_from(owners.len()).unwrap());
+        let collector = Collector::new(&scanned);
         let ticket = self.pushed.len() as u64;
         self.request_bytes_max = self.request_bytes_max.max(bytes.len());
         let collector = Some(collector);
