@@ -16,10 +16,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let peers = protox::compile(["broky/peer/v1/control.proto"], ["."])?;
     tonic_prost_build::configure().bytes(".broky.peer.v1").build_transport(false).compile_fds(peers)?;
     let data = protox::compile(["broky/data/v1/replicate.proto", "broky/data/v1/forward.proto"], ["."])?;
-    tonic_prost_build::configure()
-        .bytes(".broky.data.v1")
-        .build_server(false)
-        .build_client(false)
-        .compile_fds(data)?;
+    tonic_prost_build::configure().bytes(".broky.data.v1").build_server(false).build_client(false).compile_fds(data)?;
     Ok(())
 }

@@ -66,8 +66,7 @@ pub fn encode(part: u64, request: &[u8], push: &Push) -> Bytes {
 pub fn decode(bytes: Bytes) -> Result<(u64, Bytes, Push), ForwardError> {
     let forward = Forward::decode(bytes).map_err(|error| ForwardError::Malformed(error.to_string()))?;
     // Whoever forwarded it has applied its own limit.
-    let mut push =
-        scan_push(&forward.push, usize::MAX).map_err(|(code, reason)| Refusal::new(code, reason))?;
+    let mut push = scan_push(&forward.push, usize::MAX).map_err(|(code, reason)| Refusal::new(code, reason))?;
     if !push.rejected.is_empty() || forward.indices.len() != push.entries.len() {
         return Err(ForwardError::Indices);
     }

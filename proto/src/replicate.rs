@@ -8,9 +8,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use thiserror::Error;
 
+use crate::data_v1::{Replicated, ToFollower, ToLeader, to_follower, to_leader};
 use crate::frame::{PREFIX_LEN, prefix};
 use crate::id::{Epoch, Offset, ProducerId, Sequence, VBucketCount, VBucketId};
-use crate::data_v1::{Replicated, ToFollower, ToLeader, to_follower, to_leader};
 
 /// Limit of one frame: a block of the largest request with all its runs, and what catches up of it.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;

@@ -9,9 +9,9 @@
 //! the leader's starts by then.
 
 use broky_delivery::{Block, BlockSeq};
+use broky_proto::data_v1::{ProducerState, Replicated, Synced, SyncedVBucket, to_follower};
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, Offset, VBucketId};
-use broky_proto::data_v1::{ProducerState, Replicated, Synced, SyncedVBucket, to_follower};
 use broky_proto::replicate::{ReplicatedRun, encode_block, encode_to_follower};
 use broky_replication::{Attachment, Replica};
 

@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use broky_delivery::{Block, Run};
-use broky_proto::frame::PREFIX_LEN;
-use broky_proto::id::{Epoch, Lineage, MapVersion, Member, Offset, ProducerId, Sequence, VBucketId};
 use broky_proto::data_v1::{
     Ack, Attach, Begin, BeginVBucket, Committed, Replicated, Summaries, Summary, Synced, to_follower, to_leader,
 };
+use broky_proto::frame::PREFIX_LEN;
+use broky_proto::id::{Epoch, Lineage, MapVersion, Member, Offset, ProducerId, Sequence, VBucketId};
 use broky_proto::replicate::{PeerError, ReplicatedOrigin, ReplicatedRun, encode_to_leader, vbucket as vbucket_of};
 use broky_proto::time::Timestamp;
 use broky_proto::wire::{Fields, stored_messages};

@@ -1,11 +1,11 @@
 //! The leader's side of replication: attaching followers, sending them blocks, hearing their acknowledgements.
 
 use broky_delivery::Block;
-use broky_proto::frame::PREFIX_LEN;
-use broky_proto::id::{Epoch, IsrVersion, Lineage, Member, Offset, VBucketId};
 use broky_proto::data_v1::{
     Attach, AttachVBucket, Begin, BeginVBucket, Committed, Ping, Replicated, Summary, to_follower, to_leader,
 };
+use broky_proto::frame::PREFIX_LEN;
+use broky_proto::id::{Epoch, IsrVersion, Lineage, Member, Offset, VBucketId};
 use broky_proto::replicate::{
     PeerError, ReplicatedOrigin, ReplicatedRun, encode_block, encode_to_follower, vbucket as vbucket_of,
 };

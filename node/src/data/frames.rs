@@ -30,7 +30,8 @@ impl Buf for FrameBuf {
 
     fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
-        for (place, bytes) in into.iter_mut().zip([&self.head, &self.body].into_iter().filter(|part| !part.is_empty())) {
+        for (place, bytes) in into.iter_mut().zip([&self.head, &self.body].into_iter().filter(|part| !part.is_empty()))
+        {
             *place = IoSlice::new(bytes);
             filled += 1;
         }

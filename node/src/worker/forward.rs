@@ -41,11 +41,12 @@ pub(super) struct Forwards {
 
 impl Worker {
     /// Sends messages on to the process that leads their vbuckets.
-    pub(super) fn forward(self: &Rc<Self>, member: Member, id: PartId, request: &Bytes, push: &Push) {
+    pub(super) fn forward(&self, member: Member, id: PartId, request: &Bytes, push: &Push) {
+        let Some(this) = self.this.upgrade() else { return };
         let mut links = self.forwards.links.borrow_mut();
         let link = links.entry(member).or_insert_with(|| {
             let queue = FrameQueue::default();
-            let task = tokio::task::spawn_local(self.clone().keep_forwarding(member, queue.clone()));
+            let task = tokio::task::spawn_local(this.keep_forwarding(member, queue.clone()));
             Link { queue, task: task.abort_handle() }
         });
         link.queue.push(encode(id.0, request, push).into());
@@ -146,7 +147,12 @@ fn forwarded(part: u64, outcome: PartOutcome) -> Forwarded {
     };
     let mut exceptions: Vec<ForwardException> = outcome.exceptions.into_iter().map(exception).collect();
     exceptions.sort_unstable_by_key(|exception| exception.index);
-    Forwarded { part, exceptions, positions: outcome.positions.into_iter().map(position).collect(), messages: outcome.messages }
+    Forwarded {
+        part,
+        exceptions,
+        positions: outcome.positions.into_iter().map(position).collect(),
+        messages: outcome.messages,
+    }
 }
 
 fn outcome_of(message: Bytes) -> Result<(PartId, PartOutcome), ForwardError> {

@@ -12,7 +12,7 @@ mod subscriptions;
 mod thread;
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,8 +23,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tonic::service::Routes;
 
-pub(crate) use inbox::{Inbox, ToWorker, WorkerStats};
 pub(crate) use connection::LocalExecutor;
+pub(crate) use inbox::{Inbox, ToWorker, WorkerStats};
 pub(crate) use peers::FromWorker;
 pub(crate) use requests::PushTicket;
 pub(crate) use stop::StopWatch;
@@ -49,6 +49,8 @@ struct Reader {
 
 /// One thread's state.
 pub(crate) struct Worker {
+    /// This very worker, for tasks that it spawns.
+    this: Weak<Self>,
     shard: RefCell<Shard>,
     outbox: RefCell<Outbox>,
     requests: RefCell<Requests>,
@@ -83,8 +85,9 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(config: &WorkerConfig, shard: Shard) -> Self {
+    pub(crate) fn new(config: &WorkerConfig, shard: Shard, this: Weak<Self>) -> Self {
         Self {
+            this,
             inbound_bytes_max: (shard.config().memory_bytes / 4).max(INBOUND_BYTES_MIN),
             shard: RefCell::new(shard),
             outbox: RefCell::default(),

@@ -191,9 +191,9 @@ impl Worker {
             };
             let Some(message) = message else { break true };
             let now = self.now();
-            let taken = message.and_then(decode_to_leader).and_then(|frame| {
-                self.act(|shard, out| shard.handle_to_leader(now, id, frame, out))
-            });
+            let taken = message
+                .and_then(decode_to_leader)
+                .and_then(|frame| self.act(|shard, out| shard.handle_to_leader(now, id, frame, out)));
             if let Err(error) = taken {
                 tracing::warn!(%member, %error, "a follower breaks the protocol");
                 break false;

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tonic::service::Routes;
 
-use super::{FromWorker, Worker};
 use super::inbox::{Inbox, ToWorker};
+use super::{FromWorker, Worker};
 use crate::config::StartError;
 
 /// Time that open calls have to end when the node stops.
@@ -56,7 +56,7 @@ async fn run(config: WorkerConfig, mut inbox: mpsc::UnboundedReceiver<ToWorker>)
         // `spawn` has validated the settings.
         Err(error) => return tracing::error!(%error, "a shard cannot start"),
     };
-    let worker = Rc::new(Worker::new(&config, shard));
+    let worker = Rc::new_cyclic(|this| Worker::new(&config, shard, this.clone()));
     worker.take_map(config.map.clone());
     let flusher = tokio::task::spawn_local(worker.clone().keep_flushing());
     let awake = tokio::task::spawn_local(worker.clone().keep_awake());

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use broky_proto::data_v1::{to_follower, to_leader};
 use broky_proto::frame::Deframer;
 use broky_proto::id::Member;
-use broky_proto::data_v1::{to_follower, to_leader};
 use broky_proto::replicate::{FRAME_BYTES_MAX, decode_to_follower, decode_to_leader};
 use broky_shard::{Frame, InboundId, SessionId};
 use bytes::{BufMut, Bytes, BytesMut};
