@@ -6,12 +6,20 @@ use std::time::Duration;
 use broky_node::{Node, NodeConfig};
 use broky_proto::id::VBucketCount;
 use broky_proto::limits::MESSAGE_BYTES_HARD_MAX;
+use rustix::process::{Resource, getrlimit};
+use rustix::system::sysinfo;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::ServeArgs;
 use crate::exit::{CONFIG, OrExit as _, fail};
-use crate::units::show_bytes;
+use crate::units::{parse_host_port, show_bytes};
 
+/// What the cluster's state takes for the name of a node, and for its address.
+const NAME_BYTES_MAX: usize = 255;
+/// Descriptors that the node keeps back for everything but client connections.
+const FILES_RESERVED: u64 = 128;
+/// Room for fewer clients than this is not meant.
+const CLIENTS_FEW: u64 = 64;
 /// How often a node without protection says so.
 const INSECURE_REMINDER: Duration = Duration::from_secs(60);
 
@@ -33,6 +41,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         workers,
         "node started"
     );
+    warn_of_limits(memory);
     runtime.block_on(wait_for_signal(&exposed))?;
     tracing::info!("node stopping");
     node.stop();
@@ -60,6 +69,14 @@ fn config(args: &ServeArgs) -> anyhow::Result<NodeConfig> {
     if args.workers == Some(0) {
         faults.push("--workers must be at least 1".to_owned());
     }
+    if args.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
+        faults.push(format!("--name must have 1 to {NAME_BYTES_MAX} bytes"));
+    }
+    if let Some(advertise) = &args.advertise
+        && (parse_host_port(advertise).is_err() || advertise.len() > NAME_BYTES_MAX)
+    {
+        faults.push(format!("--advertise {advertise:?} is not host:port, which is what clients connect to"));
+    }
     if !faults.is_empty() {
         return Err(fail(CONFIG, faults.join("\n       ")));
     }
@@ -72,6 +89,27 @@ fn config(args: &ServeArgs) -> anyhow::Result<NodeConfig> {
     config.vbuckets = vbuckets.unwrap_or(VBucketCount::DEFAULT);
     config.workers = args.workers.unwrap_or(config.workers);
     Ok(config)
+}
+
+/// Says what of the machine will not do for what was asked for. The node runs: it may never need it.
+fn warn_of_limits(memory: usize) {
+    let machine = sysinfo();
+    let machine_memory = machine.totalram.saturating_mul(machine.mem_unit.into());
+    if memory as u64 > machine_memory {
+        tracing::warn!(
+            memory = show_bytes(memory as u64),
+            "--memory is more than this machine has ({}): the node may be killed before it is full",
+            show_bytes(machine_memory)
+        );
+    }
+    let files = getrlimit(Resource::Nofile).current;
+    if let Some(files) = files.filter(|files| files.saturating_sub(FILES_RESERVED) < CLIENTS_FEW) {
+        tracing::warn!(
+            files,
+            clients = files.saturating_sub(FILES_RESERVED).max(1),
+            "the limit of open files (ulimit -n) leaves room for few clients: further ones are refused"
+        );
+    }
 }
 
 /// What clients can connect to when the node listens on every address: the host by name.

@@ -1,14 +1,14 @@
 //! `broky status`.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use serde::Deserialize;
 
 use crate::args::StatusArgs;
-use crate::exit::{OrExit as _, UNAVAILABLE};
+use crate::exit::{IO_ERROR, OrExit as _, UNAVAILABLE};
 use crate::units::{show_bytes, show_count};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,20 +35,21 @@ struct Status {
 
 /// Asks a node how it is, and shows it.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
-    let body = get(args.admin, "/status")
+    let body = get(&args.admin, "/status")
         .with_context(|| format!("no node answers on {}", args.admin))
         .or_exit(UNAVAILABLE)?;
     let mut out = std::io::stdout().lock();
-    if args.json {
-        out.write_all(body.as_bytes())?;
-        return Ok(());
-    }
-    let status: Status = serde_json::from_str(&body).context("the node's answer is not a status")?;
-    show(&mut out, &status)?;
-    Ok(())
+    let shown = if args.json {
+        out.write_all(body.as_bytes())
+    } else {
+        let status: Status = serde_json::from_str(&body).context("the node's answer is not a status")?;
+        show(&mut out, &status)
+    };
+    // What is left in the buffer would be lost in silence at the end.
+    shown.and_then(|()| out.flush()).or_exit(IO_ERROR)
 }
 
-fn show(out: &mut impl std::io::Write, status: &Status) -> std::io::Result<()> {
+fn show(out: &mut impl io::Write, status: &Status) -> io::Result<()> {
     writeln!(
         out,
         "node           {} at {}, up {:.0} s, {} worker(s)",
@@ -73,8 +74,8 @@ fn show(out: &mut impl std::io::Write, status: &Status) -> std::io::Result<()> {
 }
 
 /// The body of an HTTP/1.0 answer: the connection's end is the body's.
-fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+fn get(address: &str, path: &str) -> anyhow::Result<String> {
+    let mut stream = connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n")?;
@@ -84,4 +85,16 @@ fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let status = head.lines().next().unwrap_or_default();
     anyhow::ensure!(status.contains(" 200 "), "{status}");
     Ok(body.to_owned())
+}
+
+/// A connection to the first address of the host that takes one.
+fn connect(address: &str) -> io::Result<TcpStream> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
