@@ -1,7 +1,7 @@
 //! Asking a node's admin HTTP.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -19,20 +19,20 @@ pub(crate) struct Answer {
 }
 
 /// Reads.
-pub(crate) fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+pub(crate) fn get(address: &str, path: &str) -> anyhow::Result<String> {
     let answer = ask(address, "GET", path)?;
     anyhow::ensure!(answer.status == 200, "status {}: {}", answer.status, answer.body.trim());
     Ok(answer.body)
 }
 
 /// Has something decided.
-pub(crate) fn post(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+pub(crate) fn post(address: &str, path: &str) -> anyhow::Result<Answer> {
     ask(address, "POST", path)
 }
 
 /// One HTTP/1.0 exchange: the connection's end is the body's.
-fn ask(address: SocketAddr, method: &str, path: &str) -> anyhow::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+fn ask(address: &str, method: &str, path: &str) -> anyhow::Result<Answer> {
+    let mut stream = connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     write!(stream, "{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n")?;
@@ -41,6 +41,18 @@ fn ask(address: SocketAddr, method: &str, path: &str) -> anyhow::Result<Answer> 
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| anyhow!(NO_ADMIN))?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| anyhow!(NO_ADMIN))?;
     Ok(Answer { status, body: body.to_owned() })
+}
+
+/// A connection to the first address of the host that takes one.
+fn connect(address: &str) -> io::Result<TcpStream> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// A name as a part of a path.

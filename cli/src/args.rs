@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchArgs;
-use crate::units::parse_bytes;
+use crate::units::{parse_bytes, parse_host_port, parse_seconds};
 
 /// A clustered, in-memory push/subscribe broker: replicated before anyone sees it, and never lost in silence.
 #[derive(Debug, Parser)]
@@ -125,12 +126,36 @@ pub(crate) struct PushArgs {
     /// Bytes of a message with --chunk raw.
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = parse_bytes)]
     pub(crate) block_size: usize,
+    /// How long a message is tried, in seconds. When no node answers for as long, the push ends.
+    #[arg(long, value_name = "S", default_value = "30", value_parser = parse_seconds)]
+    pub(crate) timeout: Duration,
     /// Messages per second, at the most.
     #[arg(long, value_name = "N")]
     pub(crate) rate: Option<u64>,
     /// Say nothing but errors.
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// Where a subscription begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Begin {
+    /// With what is committed from now on.
+    Live,
+    /// With the oldest message still in memory.
+    Earliest,
+    /// At the position that this file holds.
+    File(PathBuf),
+}
+
+fn parse_begin(text: &str) -> Result<Begin, String> {
+    match text {
+        "live" => Ok(Begin::Live),
+        "earliest" => Ok(Begin::Earliest),
+        "" => Err("neither live nor earliest nor the name of a file".to_owned()),
+        folder if folder.ends_with('/') => Err("this is the name of a folder, not of a file".to_owned()),
+        file => Ok(Begin::File(file.into())),
+    }
 }
 
 /// What is written for a message.
@@ -152,9 +177,10 @@ pub(crate) struct SubArgs {
     /// Nodes to connect to: host:port, separated by commas.
     #[arg(long, env = "BROKY_SERVER", value_name = "ADDR,..", value_delimiter = ',', default_value = "127.0.0.1:7400")]
     pub(crate) server: Vec<String>,
-    /// Where to begin: `live`, `earliest`, or a file in which the position is kept: read if it is there, written at the end.
-    #[arg(long, value_name = "live|earliest|FILE", default_value = "live")]
-    pub(crate) from: String,
+    /// Where to begin: `live`, `earliest`, or a file in which the position is kept: read if it is there, and written
+    /// each second.
+    #[arg(long, value_name = "live|earliest|FILE", default_value = "live", value_parser = parse_begin)]
+    pub(crate) from: Begin,
     /// What is written for a message.
     #[arg(long, value_enum, default_value_t = Format::Lines)]
     pub(crate) format: Format,
@@ -174,9 +200,9 @@ pub(crate) struct SubArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
-    /// A node's admin address.
-    #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402")]
-    pub(crate) admin: SocketAddr,
+    /// A node's admin address: host:port.
+    #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402", value_parser = parse_host_port)]
+    pub(crate) admin: String,
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -189,16 +215,16 @@ pub(crate) struct DrainArgs {
     /// Also when too few nodes remain to commit with as many copies as now.
     #[arg(long)]
     pub(crate) force: bool,
-    /// The admin address of any node.
-    #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402")]
-    pub(crate) admin: SocketAddr,
+    /// The admin address of any node: host:port.
+    #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402", value_parser = parse_host_port)]
+    pub(crate) admin: String,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ForgetArgs {
     /// The node's name.
     pub(crate) node: String,
-    /// The admin address of any node.
-    #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402")]
-    pub(crate) admin: SocketAddr,
+    /// The admin address of any node: host:port.
+    #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402", value_parser = parse_host_port)]
+    pub(crate) admin: String,
 }

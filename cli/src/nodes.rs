@@ -1,7 +1,5 @@
 //! `broky drain` and `broky forget`.
 
-use std::net::SocketAddr;
-
 use anyhow::Context as _;
 
 use crate::admin::{encode, post};
@@ -11,19 +9,19 @@ use crate::exit::{FAILED, OrExit as _, UNAVAILABLE, fail};
 /// Begins to empty a node.
 pub(crate) fn drain(args: &DrainArgs) -> anyhow::Result<()> {
     let force = if args.force { "?force=true" } else { "" };
-    decide(args.admin, &format!("/nodes/{}/drain{force}", encode(&args.node)))?;
+    decide(&args.admin, &format!("/nodes/{}/drain{force}", encode(&args.node)))?;
     eprintln!("draining {}; `broky status` shows what it still holds", args.node);
     Ok(())
 }
 
 /// Removes a node.
 pub(crate) fn forget(args: &ForgetArgs) -> anyhow::Result<()> {
-    decide(args.admin, &format!("/nodes/{}/forget", encode(&args.node)))?;
+    decide(&args.admin, &format!("/nodes/{}/forget", encode(&args.node)))?;
     eprintln!("{} is forgotten", args.node);
     Ok(())
 }
 
-fn decide(admin: SocketAddr, path: &str) -> anyhow::Result<()> {
+fn decide(admin: &str, path: &str) -> anyhow::Result<()> {
     let answer = post(admin, path).with_context(|| format!("no node answers on {admin}")).or_exit(UNAVAILABLE)?;
     match answer.status {
         200 => Ok(()),

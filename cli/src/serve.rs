@@ -7,13 +7,21 @@ use broky_node::{Node, NodeConfig, StartError, host_name};
 use broky_proto::id::VBucketCount;
 use broky_proto::limits::MESSAGE_BYTES_HARD_MAX;
 use broky_ring::member::{Copies, REPLICAS_MAX};
+use rustix::process::{Resource, getrlimit};
+use rustix::system::sysinfo;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Interval;
 
 use crate::args::ServeArgs;
 use crate::exit::{CONFIG, NOT_PERMITTED, OrExit as _, fail};
-use crate::units::show_bytes;
+use crate::units::{parse_host_port, show_bytes};
 
+/// What the cluster's state takes for the name of a node, and for its address.
+const NAME_BYTES_MAX: usize = 255;
+/// Descriptors that the node keeps back for everything but client connections.
+const FILES_RESERVED: u64 = 128;
+/// Room for fewer clients than this is not meant.
+const CLIENTS_FEW: u64 = 64;
 /// What is logged unless BROKY_LOG says otherwise. openraft calls every attempt to reach a dead member an error.
 const LOG_DEFAULT: &str = "info,openraft=error,openraft::replication=off";
 /// How often a node without protection says so.
@@ -44,6 +52,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
             workers,
             "node started"
         );
+        warn_of_limits(memory);
         tokio::select! {
             end = node.ended() => Err(fail(NOT_PERMITTED, end)),
             () = signals.wait(&exposed) => Ok(()),
@@ -80,6 +89,14 @@ fn config(args: &ServeArgs) -> anyhow::Result<NodeConfig> {
     }
     if args.workers == Some(0) {
         faults.push("--workers must be at least 1".to_owned());
+    }
+    if args.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
+        faults.push(format!("--name must have 1 to {NAME_BYTES_MAX} bytes"));
+    }
+    if let Some(advertise) = &args.advertise
+        && !is_advertisable(advertise)
+    {
+        faults.push(format!("--advertise {advertise:?} is not host or host:port, which is what others connect to"));
     }
     let copies = Copies { replicas: args.replicas, min_isr: args.min_isr.unwrap_or(args.replicas.min(2)) };
     faults.extend(cluster_faults(args, copies));
@@ -130,6 +147,34 @@ fn cluster_faults(args: &ServeArgs, copies: Copies) -> Vec<String> {
         faults.push("--dead-after must be at least 1 second".to_owned());
     }
     faults
+}
+
+/// Whether others can be told to connect there: a host, or host:port.
+fn is_advertisable(address: &str) -> bool {
+    let is_host = |host: &str| !host.is_empty() && !host.contains([' ', '/']);
+    let has_port = parse_host_port(address).is_ok();
+    address.len() <= NAME_BYTES_MAX && (has_port || is_host(address) && !address.contains(':'))
+}
+
+/// Says what of the machine will not do for what was asked for. The node runs: it may never need it.
+fn warn_of_limits(memory: usize) {
+    let machine = sysinfo();
+    let machine_memory = machine.totalram.saturating_mul(machine.mem_unit.into());
+    if memory as u64 > machine_memory {
+        tracing::warn!(
+            memory = show_bytes(memory as u64),
+            "--memory is more than this machine has ({}): the node may be killed before it is full",
+            show_bytes(machine_memory)
+        );
+    }
+    let files = getrlimit(Resource::Nofile).current;
+    if let Some(files) = files.filter(|files| files.saturating_sub(FILES_RESERVED) < CLIENTS_FEW) {
+        tracing::warn!(
+            files,
+            clients = files.saturating_sub(FILES_RESERVED).max(1),
+            "the limit of open files (ulimit -n) leaves room for few clients: further ones are refused"
+        );
+    }
 }
 
 fn start_logging() {

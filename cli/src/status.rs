@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::admin::get;
 use crate::args::StatusArgs;
-use crate::exit::{OrExit as _, UNAVAILABLE};
+use crate::exit::{IO_ERROR, OrExit as _, UNAVAILABLE};
 use crate::units::{show_bytes, show_count};
 
 /// What a node says of itself.
@@ -71,17 +71,18 @@ struct Raft {
 
 /// Asks a node how it is, and shows it.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
-    let body = get(args.admin, "/status")
+    let body = get(&args.admin, "/status")
         .with_context(|| format!("no node answers on {}", args.admin))
         .or_exit(UNAVAILABLE)?;
     let mut out = std::io::stdout().lock();
-    if args.json {
-        out.write_all(body.as_bytes())?;
-        return Ok(());
-    }
-    let status: Status = serde_json::from_str(&body).context("the node's answer is not a status")?;
-    show(&mut out, &status)?;
-    Ok(())
+    let shown = if args.json {
+        out.write_all(body.as_bytes())
+    } else {
+        let status: Status = serde_json::from_str(&body).context("the node's answer is not a status")?;
+        show(&mut out, &status)
+    };
+    // What is left in the buffer would be lost in silence at the end.
+    shown.and_then(|()| out.flush()).or_exit(IO_ERROR)
 }
 
 fn show(out: &mut impl std::io::Write, status: &Status) -> std::io::Result<()> {

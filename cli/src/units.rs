@@ -1,4 +1,7 @@
-//! Numbers as people write them.
+//! Numbers and addresses as people write them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
 
 /// `4096`, `64KiB`, `8MiB`, `1GiB`: bytes.
 pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
@@ -12,6 +15,27 @@ pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
     };
     let count: usize = digits.trim().parse().map_err(|error| format!("{digits:?}: {error}"))?;
     count.checked_mul(unit).ok_or_else(|| "too many bytes".to_owned())
+}
+
+/// More than 30 years: what lies behind it cannot be told from a mistake, and clocks overflow at some time.
+const SECONDS_MAX: f64 = 1e9;
+
+/// `30`, `0.5`: seconds, more than none.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    let duration = Duration::try_from_secs_f64(seconds).ok().filter(|time| !time.is_zero() && seconds <= SECONDS_MAX);
+    duration.ok_or_else(|| format!("must be more than 0 and at most {SECONDS_MAX} seconds"))
+}
+
+/// `node-1:7400`, `10.0.0.1:7400`, `[::1]:7400`: where something can be reached.
+pub(crate) fn parse_host_port(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or_default();
+    let is_address = text.parse::<SocketAddr>().is_ok();
+    // As in a URL: whoever connects makes one of it.
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-._~%".contains(c);
+    let is_host = !host.is_empty() && host.chars().all(is_name);
+    let is_port = port.parse::<u16>().is_ok_and(|port| port != 0);
+    if (is_address || is_host) && is_port { Ok(text.to_owned()) } else { Err("this is not host:port".to_owned()) }
 }
 
 /// `1.4 GiB`: bytes for a person.
@@ -49,6 +73,24 @@ mod tests {
         assert!(parse_bytes("12 parsecs").is_err());
         assert!(parse_bytes("99999999999999GiB").is_err());
         assert!(parse_bytes("").is_err());
+    }
+
+    #[test]
+    fn seconds_are_more_than_none_and_finite() {
+        assert_eq!(parse_seconds("1.5"), Ok(Duration::from_millis(1500)));
+        for bad in ["0", "-1", "nan", "inf", "1e10", "", "1s"] {
+            assert!(parse_seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn host_and_port_are_both_wanted() {
+        for good in ["127.0.0.1:1", "[::1]:7400", "node-1.example.org:7400"] {
+            assert_eq!(parse_host_port(good), Ok(good.to_owned()));
+        }
+        for bad in ["", "node", "node:", ":1", "node:0", "node:65536", "::1:7400", "[::1]", "a b:1", "http://node:1"] {
+            assert!(parse_host_port(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

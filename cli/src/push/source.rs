@@ -1,5 +1,6 @@
 //! Reading stdin, on a thread of its own: a read that waits for a terminal or a pipe must not stop the connection.
 
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 
@@ -20,10 +21,19 @@ pub(super) struct Input {
 }
 
 impl Input {
+    /// # Errors
+    /// When stdin cannot be read at all.
     pub(super) fn open(chunk: Chunk, block_size: usize) -> io::Result<Self> {
+        // The library's own stdin takes one that is not open for reading for an empty one.
+        let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        // To read nothing fails where to read something would: from a folder, or an output.
+        let _ = stdin.read(&mut [])?;
+        let metadata = stdin.metadata()?;
         let (send, chunks) = mpsc::channel(READ_AHEAD);
-        std::thread::Builder::new().name("broky-stdin".to_owned()).spawn(move || read(chunk, block_size, &send))?;
-        Ok(Self { chunks, bytes: stdin_bytes() })
+        std::thread::Builder::new()
+            .name("broky-stdin".to_owned())
+            .spawn(move || read(&mut stdin, chunk, block_size, &send))?;
+        Ok(Self { chunks, bytes: metadata.is_file().then_some(metadata.len()) })
     }
 
     /// How much there is to read, when stdin is a file.
@@ -36,18 +46,11 @@ impl Input {
     }
 }
 
-fn stdin_bytes() -> Option<u64> {
-    let file = std::fs::File::from(io::stdin().as_fd().try_clone_to_owned().ok()?);
-    let metadata = file.metadata().ok()?;
-    metadata.is_file().then_some(metadata.len())
-}
-
-fn read(chunk: Chunk, block_size: usize, send: &mpsc::Sender<io::Result<Bytes>>) {
-    let mut stdin = io::stdin().lock();
+fn read(stdin: &mut File, chunk: Chunk, block_size: usize, send: &mpsc::Sender<io::Result<Bytes>>) {
     loop {
         let read = match chunk {
-            Chunk::Lines => read_some(&mut stdin),
-            Chunk::Raw => read_block(&mut stdin, block_size),
+            Chunk::Lines => read_some(stdin),
+            Chunk::Raw => read_block(stdin, block_size),
         };
         let is_end = matches!(&read, Ok(bytes) if bytes.is_empty());
         let is_error = read.is_err();

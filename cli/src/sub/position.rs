@@ -3,41 +3,36 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use broky_client::{ResumeToken, Start};
 
 use crate::exit::{IO_ERROR, NO_INPUT, OrExit as _};
 
-/// The position is written this often while messages come.
-const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// Links followed from a name, as many as the kernel follows.
+const LINKS_MAX: usize = 40;
 
 /// A position kept in a file.
 pub(super) struct PositionFile {
     path: PathBuf,
-    read: Option<ResumeToken>,
-    written: Instant,
+    kept: Option<ResumeToken>,
 }
 
 impl PositionFile {
-    /// The file that `--from` names, if it names one. It need not be there yet.
-    pub(super) fn open(from: &str) -> anyhow::Result<Option<Self>> {
-        if matches!(from, "live" | "earliest") {
-            return Ok(None);
-        }
-        let path = PathBuf::from(from);
-        let read = match fs::read(&path) {
+    /// The file that `--from` names. It need not be there yet.
+    pub(super) fn open(name: &Path) -> anyhow::Result<Self> {
+        let path = target(name);
+        let kept = match fs::read(&path) {
             Ok(bytes) => {
-                let token = ResumeToken::from_bytes(bytes).with_context(|| format!("{}", path.display()));
+                let token = ResumeToken::from_bytes(bytes).with_context(|| format!("{}", name.display()));
                 Some(token.or_exit(NO_INPUT)?)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error).with_context(|| path.display().to_string()).or_exit(NO_INPUT),
+            Err(error) => return Err(error).with_context(|| name.display().to_string()).or_exit(NO_INPUT),
         };
-        let file = Self { path, read, written: Instant::now() };
+        let file = Self { path, kept };
         file.check_writable()?;
-        Ok(Some(file))
+        Ok(file)
     }
 
     /// A file that cannot be written is noticed before anything is read.
@@ -51,31 +46,39 @@ impl PositionFile {
 
     /// Where to begin: at the position, or, on the first run, live.
     pub(super) fn start(&self) -> Start {
-        self.read.clone().map_or(Start::Live, Start::Resume)
+        self.kept.clone().map_or(Start::Live, Start::Resume)
     }
 
-    /// Writes the position unless that was just done.
-    pub(super) fn write_sometimes(&mut self, token: &ResumeToken) -> anyhow::Result<()> {
-        if self.written.elapsed() < WRITE_EVERY {
+    /// Writes the position, unless it is there: all of it, or nothing if something fails.
+    pub(super) fn keep(&mut self, position: &ResumeToken) -> anyhow::Result<()> {
+        if self.kept.as_ref() == Some(position) {
             return Ok(());
         }
-        self.write(token)
-    }
-
-    /// Writes the position: all of it, or nothing if something fails.
-    pub(super) fn write(&mut self, token: &ResumeToken) -> anyhow::Result<()> {
         let temporary = self.temporary();
-        fs::write(&temporary, token.as_bytes())
-            .and_then(|()| fs::rename(&temporary, &self.path))
-            .with_context(|| format!("cannot keep the position in {}", self.path.display()))
-            .or_exit(IO_ERROR)?;
-        self.written = Instant::now();
+        let written = fs::write(&temporary, position.as_bytes()).and_then(|()| fs::rename(&temporary, &self.path));
+        if written.is_err() {
+            // It may not be there, and the first error says more.
+            let _ = fs::remove_file(&temporary);
+        }
+        written.with_context(|| format!("cannot keep the position in {}", self.path.display())).or_exit(IO_ERROR)?;
+        self.kept = Some(position.clone());
         Ok(())
     }
 
     fn temporary(&self) -> PathBuf {
-        let mut name = Path::new(&self.path).file_name().unwrap_or_default().to_owned();
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.tmp", std::process::id()));
         self.path.with_file_name(name)
     }
+}
+
+/// What a name leads to: renaming onto a link would replace the link. What it leads to need not be there.
+fn target(name: &Path) -> PathBuf {
+    let mut path = name.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(next) = fs::read_link(&path) else { break };
+        // A relative one counts from the folder the link is in; an absolute one replaces all of it.
+        path = path.parent().unwrap_or(Path::new("")).join(next);
+    }
+    path
 }

@@ -102,7 +102,11 @@ fn wrong_command_line_ends_with_2() {
         &["push", "k", "--rate", "0"],
         &["sub", "--count", "-1"],
         &["sub", "--format", "xml"],
+        &["push", "k", "--timeout", "0"],
+        &["push", "k", "--timeout", "soon"],
         &["status", "--admin", "nowhere"],
+        &["status", "--admin", ":7402"],
+        &["status", "--admin", "host:70000"],
         &["no-such-command"],
         &[],
     ] {
@@ -136,10 +140,17 @@ fn unreadable_file_ends_with_66() {
 }
 
 #[test]
-fn input_that_breaks_ends_with_74() {
+fn input_that_cannot_be_read_ends_with_66() {
     let node = ServedNode::start();
     let folder = File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
-    Process::start_reading(&mut node.command(&["push", "k"]), folder.into()).wait().with_code(74);
+    let output = File::options().write(true).open("/dev/null").unwrap();
+    for stdin in [folder, output] {
+        for chunk in ["lines", "raw"] {
+            let mut command = node.command(&["push", "k", "--chunk", chunk]);
+            let ended = Process::start_reading(&mut command, stdin.try_clone().unwrap().into()).wait().with_code(66);
+            assert!(ended.stderr.contains("stdin"), "{}", ended.stderr);
+        }
+    }
     node.stop();
 }
 

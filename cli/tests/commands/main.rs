@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail")]
 
+mod blocked;
 mod ends;
 mod json;
 mod node;
@@ -10,3 +11,4 @@ mod position;
 mod process;
 mod serve;
 mod status;
+mod unreachable;

@@ -1,13 +1,13 @@
 //! `sub --from FILE`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::node::ServedNode;
 use crate::process::{Signal, run, until};
 
 /// A new folder for one test.
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{}", std::process::id()));
     // One that an earlier process of the same id left.
     let _ = fs::remove_dir_all(&folder);
@@ -15,8 +15,16 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-fn lines(numbers: std::ops::Range<u32>) -> Vec<u8> {
+pub(crate) fn lines(numbers: std::ops::Range<u32>) -> Vec<u8> {
     numbers.flat_map(|number| format!("{number}\n").into_bytes()).collect()
+}
+
+/// What is in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 #[test]
@@ -60,6 +68,56 @@ fn damaged_position_is_unreadable_input() {
     let ended = run(&["sub", "--from", file.to_str().unwrap()]).with_code(66);
     assert!(ended.stderr.contains("position") && ended.stderr.contains("checksum"), "{}", ended.stderr);
     assert_eq!(fs::read(&file).unwrap(), b"BRT\x01garbage", "it is left alone");
+}
+
+#[test]
+fn position_without_a_file_is_a_usage_error() {
+    let folder = folder("no-file");
+    for from in ["", folder.join("new/").to_str().unwrap()] {
+        let ended = run(&["sub", "--from", from]).with_code(2);
+        assert!(ended.stderr.contains("--from"), "{}", ended.stderr);
+    }
+    assert_eq!(names(&folder), [""; 0]);
+}
+
+#[test]
+fn position_that_cannot_be_kept_any_more_leaves_nothing_behind() {
+    let node = ServedNode::start();
+    let folder = folder("taken-away");
+    let file = folder.join("position");
+    let mut reader = node.subscribe(&["--from", file.to_str().unwrap()]);
+    until("the position is written", || file.exists().then_some(()));
+    // No file can take the place of a folder.
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    node.push_lines("k", b"x\n");
+    assert_eq!(reader.read_line(), "x\n");
+    assert!(reader.wait().with_code(74).stderr.contains("cannot keep the position"));
+    assert_eq!(names(&folder), ["position"]);
+    node.stop();
+}
+
+#[test]
+fn link_is_followed_and_stays() {
+    let node = ServedNode::start();
+    let folder = folder("link");
+    let (link, target) = (folder.join("link"), folder.join("other/target"));
+    fs::create_dir(folder.join("other")).unwrap();
+    std::os::unix::fs::symlink("other/target", &link).unwrap();
+    let from = link.to_str().unwrap();
+    // At first it leads nowhere.
+    let first = node.subscribe(&["--from", from, "--count", "2"]);
+    node.push_lines("k", &lines(0..3));
+    assert_eq!(first.wait().with_code(0).stdout, lines(0..2));
+    let second = node.run(&["sub", "--from", from, "--count", "1"]);
+    assert_eq!(second.wait().with_code(0).stdout, lines(2..3));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(fs::symlink_metadata(&target).unwrap().is_file());
+    assert_eq!(
+        (names(&folder), names(&folder.join("other"))),
+        (vec!["link".to_owned(), "other".to_owned()], vec!["target".to_owned()])
+    );
+    node.stop();
 }
 
 #[test]

@@ -108,6 +108,11 @@ impl Process {
         read
     }
 
+    /// Bytes in the pipe of its stdout that were not read.
+    pub(crate) fn unread_bytes(&self) -> u64 {
+        rustix::io::ioctl_fionread(self.stdout.as_ref().unwrap().get_ref()).unwrap()
+    }
+
     /// Closes our end of its stdout.
     pub(crate) fn close_stdout(&mut self) {
         self.stdout = None;

@@ -1,9 +1,10 @@
 //! `broky serve` with settings that cannot work: exit code 78, and the flag at fault is named.
 
 use std::net::TcpListener;
+use std::process::Command;
 
 use crate::node::{ServedNode, serve_on_free_ports};
-use crate::process::{Signal, run, until};
+use crate::process::{Process, Signal, run, until};
 
 #[track_caller]
 fn assert_refused(flags: &[&str], words: &[&str]) {
@@ -58,6 +59,59 @@ fn settings_out_of_range_are_refused() {
     assert_refused(&["--message-max", "0"], &["--message-max"]);
     assert_refused(&["--vbuckets", "1000"], &["--vbuckets 1000"]);
     assert_refused(&["--workers", "0"], &["--workers"]);
+}
+
+#[test]
+fn names_that_mean_nothing_are_refused() {
+    assert_refused(&["--name", ""], &["--name"]);
+    assert_refused(&["--name", &"x".repeat(256)], &["--name", "255"]);
+    for advertise in ["", "host:", ":7400", "host:0", "host:70000", "a host:7400", "::1:7400", "http://host:1"] {
+        assert_refused(&["--advertise", advertise], &["--advertise", "host:port"]);
+    }
+}
+
+#[test]
+fn address_to_tell_clients_may_be_a_name() {
+    for advertise in ["broky-1.example.org:7400", "[::1]:7400", "10.0.0.1:1"] {
+        let node = ServedNode::start_with(&["--advertise", advertise]);
+        assert_eq!(node.status()["address"], advertise);
+        node.stop();
+    }
+}
+
+/// Waits until the process says a warning with these words.
+fn warned(serve: &Process, words: &[&str]) {
+    until("the warning", || {
+        let said = serve.stderr();
+        said.lines().any(|line| line.contains("WARN") && words.iter().all(|word| line.contains(word))).then_some(())
+    });
+}
+
+#[test]
+fn more_memory_than_the_machine_has_is_warned_about() {
+    // Sixteen terabytes.
+    let serve = ServedNode::start_with(&["--memory", "16384GiB"]).into_process();
+    warned(&serve, &["--memory", "this machine has"]);
+    serve.signal(Signal::TERM);
+    serve.wait().with_code(0);
+}
+
+#[test]
+fn too_few_files_for_its_clients_are_warned_about() {
+    let mut limited = Command::new("/bin/sh");
+    limited.args(["-c", "ulimit -n 150 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_broky")]).env_clear();
+    let serve = Process::start(limited.args(serve_on_free_ports(&[])));
+    warned(&serve, &["ulimit -n", "150", "22"]);
+    serve.signal(Signal::TERM);
+    serve.wait().with_code(0);
+}
+
+#[test]
+fn ordinary_node_warns_of_nothing() {
+    let ended = ServedNode::start().into_process();
+    ended.signal(Signal::TERM);
+    let said = ended.wait().with_code(0).stderr;
+    assert!(!said.contains("WARN"), "{said}");
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! `broky status` and `broky demo`.
 
+use std::fs::File;
+
 use serde_json::Value;
 
 use crate::node::ServedNode;
-use crate::process::{Process, command};
+use crate::process::{Process, command, run};
 
 #[test]
 fn status_tells_of_the_node() {
@@ -39,6 +41,28 @@ fn status_of_something_else_fails() {
     // The client port is no admin port.
     let ended = Process::start(&mut command(&["status", "--admin", &node.address])).wait().with_code(69);
     assert!(ended.stderr.contains(&node.address), "{}", ended.stderr);
+    node.stop();
+}
+
+#[test]
+fn status_takes_the_name_of_a_host() {
+    let node = ServedNode::start();
+    let admin = node.admin.replace("127.0.0.1", "localhost");
+    run(&["status", "--admin", &admin]).with_code(0);
+    let ended = run(&["status", "--admin", "no-such-host.invalid:1"]).with_code(69);
+    assert!(ended.stderr.contains("no-such-host.invalid:1"), "{}", ended.stderr);
+    node.stop();
+}
+
+#[test]
+fn status_that_cannot_be_written_ends_with_74() {
+    let node = ServedNode::start();
+    for flags in [&[][..], &["--json"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut command = command(&[&["status", "--admin", &node.admin], flags].concat());
+        let ended = command.stdout(full).output().unwrap();
+        assert_eq!(ended.status.code(), Some(74), "{flags:?}: {}", String::from_utf8_lossy(&ended.stderr));
+    }
     node.stop();
 }
 
