@@ -33,9 +33,10 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let exposed: Vec<_> = listeners(args).into_iter().filter(|(_, address)| !address.ip().is_loopback()).collect();
     let (name, memory, workers) = (config.name.clone(), config.memory_bytes, config.workers);
+    // Before anybody can see the node, and want it to end.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
     let mut node = Node::begin(config).or_exit(CONFIG)?;
     let run = async {
-        let mut signals = Signals::new()?;
         tokio::select! {
             started = node.started() => match started {
                 Err(error @ StartError::Ended(_)) => return Err(fail(NOT_PERMITTED, error)),

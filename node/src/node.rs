@@ -140,7 +140,9 @@ impl Node {
     pub async fn ended(&self) -> End {
         let mut ended = self.control.ended();
         loop {
-            if let Some(end) = ended.borrow_and_update().clone() {
+            let end = ended.borrow_and_update().clone();
+            if let Some(end) = end {
+                self.control.farewell().await;
                 return end;
             }
             if ended.changed().await.is_err() {

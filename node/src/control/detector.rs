@@ -129,22 +129,25 @@ impl Shared {
     }
 }
 
-/// Looks for dead members while this process leads the group. For ever.
+/// Looks for dead members while this process leads the group and there are others. For ever.
 pub(super) async fn keep_watch(shared: Arc<Shared>, group: Arc<Group>) {
+    let (mut metrics, mut maps) = (group.raft.server_metrics(), group.replicated.map());
     let (mut last, mut was_leader) = (Instant::now(), false);
     loop {
-        tokio::time::sleep(timing::WATCH).await;
-        let now = Instant::now();
-        let was_paused = now.duration_since(last) > timing::PAUSED;
-        last = now;
-        let Some(me) = shared.me().filter(|_| group.is_leader() && group.is_seeded()) else {
+        let map = maps.borrow_and_update().clone();
+        let me = shared.me().filter(|_| group.is_leader() && map.nodes().count() > 1);
+        let Some(me) = me else {
             was_leader = false;
-            // Nobody tells anything to who does not lead; an idle follower need not look often.
-            tokio::time::sleep(timing::WATCH).await;
+            tokio::select! {
+                _ = metrics.changed() => {}
+                _ = maps.changed() => {}
+                () = tokio::time::sleep(timing::SILENCE) => {}
+            }
             last = Instant::now();
             continue;
         };
-        let map = group.replicated.map().borrow().clone();
+        let now = Instant::now();
+        let was_paused = now.duration_since(last) > timing::PAUSED;
         {
             let mut heard = lock(&shared.heard);
             heard.follow(&map, now);
@@ -156,10 +159,10 @@ pub(super) async fn keep_watch(shared: Arc<Shared>, group: Arc<Group>) {
             shared.suspect_old_leader();
         }
         was_leader = true;
-        if map.nodes().count() > 1 {
-            watch_once(&shared, &group, &map, me, now).await;
-            last = Instant::now();
-        }
+        watch_once(&shared, &group, &map, me, now).await;
+        // What took long by itself is no sign of a pause.
+        last = Instant::now();
+        tokio::time::sleep(timing::WATCH).await;
     }
 }
 

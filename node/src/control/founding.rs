@@ -33,8 +33,8 @@ pub(super) struct Plan {
     pub(super) seed: Machine,
     /// Who takes part besides this process.
     pub(super) others: Vec<pb::Process>,
-    /// The group that has lost its quorum, and what is applied of it here.
-    pub(super) previous: Option<GroupId>,
+    /// The group that has lost its quorum, and term and index of the newest entry of it here.
+    pub(super) previous: Option<(GroupId, (u64, u64))>,
 }
 
 /// Why nothing was founded. Whoever had promised is released.
@@ -71,13 +71,16 @@ impl Shared {
     /// Founds a group. Returns when it is initialized; it is there when its seed has been applied.
     pub(super) async fn found(self: &Arc<Self>, plan: Plan) -> Result<(), FoundingError> {
         let id = GroupId(random().map_err(GroupError::System)?);
+        let (previous, last) = plan.previous.unzip();
+        let (last_term, last_index) = last.unwrap_or_default();
         let request = pb::PromiseRequest {
             group: id.0.to_vec().into(),
             cluster: plan.cluster.0.to_vec().into(),
             founder: Some(self.process()),
             seed: postcard::to_stdvec(&plan.seed).map_err(|_| FoundingError::Seed)?.into(),
-            previous: plan.previous.map(|previous| previous.0.to_vec()).unwrap_or_default().into(),
-            applied: plan.seed.state().applied().0,
+            previous: previous.map(|previous| previous.0.to_vec()).unwrap_or_default().into(),
+            last_term,
+            last_index,
             release: false,
         };
         let founded = self.collect_and_initialize(&plan, id, &request).await;
@@ -167,7 +170,7 @@ impl Shared {
             if group.living_leader().is_some() {
                 return Err(Refusal::Led);
             }
-            if group.replicated.with(|machine| machine.state().applied().0) > request.applied {
+            if group.log.last() > (request.last_term, request.last_index) {
                 return Err(Refusal::Newer);
             }
         }

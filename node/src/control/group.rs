@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use broky_proto::id::ClusterId;
 use openraft::error::{ClientWriteError, RaftError};
-use openraft::{Config, ServerState, SnapshotPolicy};
+use openraft::{Config, EntryPayload, ServerState, SnapshotPolicy};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -141,6 +141,18 @@ impl Group {
 
     pub(super) fn is_seeded(&self) -> bool {
         self.replicated.with(Machine::is_seeded)
+    }
+
+    /// The state with all that the log holds, also what is not known to be committed: the dead may have committed it, and
+    /// of those who live nobody has decided otherwise.
+    pub(super) fn newest_state(&self) -> Result<Machine, StoreError> {
+        let (mut machine, applied) = self.replicated.snapshot();
+        for entry in self.log.behind(applied)? {
+            if let EntryPayload::Normal(request) = entry.payload {
+                machine.apply(entry.log_id.index, request);
+            }
+        }
+        Ok(machine)
     }
 
     pub(super) fn is_leader(&self) -> bool {

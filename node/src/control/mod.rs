@@ -125,7 +125,8 @@ impl Control {
         Ok(Self(shared))
     }
 
-    /// Waits until this process is registered in a cluster. `Err` when it never will be.
+    /// Waits until this process is registered in a cluster, and has applied that itself: should it be the only one left, the
+    /// cluster that it re-founds must not have forgotten it. `Err` when it never will be.
     pub(crate) async fn registered(&self) -> Result<Member, End> {
         let (mut me, mut ended, mut map) = (self.0.me.subscribe(), self.0.ended.subscribe(), self.map());
         loop {
@@ -133,7 +134,8 @@ impl Control {
                 return Err(end);
             }
             let member = *me.borrow_and_update();
-            if let Some(member) = member.filter(|member| map.borrow_and_update().is_current(*member)) {
+            let is_known = |member: &Member| map.borrow_and_update().is_current(*member) && self.0.is_applied(*member);
+            if let Some(member) = member.filter(is_known) {
                 return Ok(member);
             }
             // The senders live as long as `self`.
@@ -141,6 +143,7 @@ impl Control {
                 _ = me.changed() => {}
                 _ = ended.changed() => {}
                 _ = map.changed() => {}
+                () = tokio::time::sleep(APPLIED) => {}
             }
         }
     }
@@ -171,6 +174,15 @@ impl Control {
     /// Why this process may not go on, once that is so.
     pub(crate) fn ended(&self) -> watch::Receiver<Option<End>> {
         self.0.ended.subscribe()
+    }
+
+    /// Waits, but not for long, until the raft group can do without this process. One that ends while it votes takes the
+    /// majority of a group of two with it.
+    pub(crate) async fn farewell(&self) {
+        let Some(group) = self.0.group() else { return };
+        let mut metrics = group.raft.metrics();
+        let is_out = |metrics: &types::Metrics| !metrics.membership_config.voter_ids().any(|id| id == metrics.id);
+        let _ = tokio::time::timeout(timing::CALL, metrics.wait_for(is_out)).await;
     }
 
     /// What became of the connections of peers.
@@ -222,6 +234,11 @@ impl Control {
 }
 
 impl Shared {
+    /// Whether this process has applied its own registration.
+    fn is_applied(&self, me: Member) -> bool {
+        self.group().is_some_and(|group| group.replicated.with(|machine| machine.state().map().is_current(me)))
+    }
+
     async fn pull_map(self: &Arc<Self>, address: &str) -> Result<bool, PullError> {
         let MapVersion(since) = self.map().version();
         let request = pb::PullMapRequest { since };
@@ -232,6 +249,9 @@ impl Shared {
         Ok(self.merge(diff)?)
     }
 }
+
+/// How often it is looked whether the registration has been applied here.
+const APPLIED: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// tonic's service, as hyper calls it.
 #[derive(Clone)]

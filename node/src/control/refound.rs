@@ -1,8 +1,8 @@
 //! When the raft group has lost its majority for good.
 //!
 //! Without a disk a voter that dies has forgotten its vote, so it comes back as somebody else, and a group of which most
-//! died at once can never elect again. What it had decided is not lost while one of its members lives: the member that has
-//! applied most founds the group anew, with the state it has, above every log index that was ever used.
+//! died at once can never elect again. What it had decided is not lost while one of its members lives: the member with the
+//! newest log founds the group anew, with the state that gives, above every log index that was ever used.
 //!
 //! That is right only when the old group cannot come to life behind its back. So *every* old voter must be accounted for:
 //! it answers, or a newer process presents itself under its node's name. Never on a majority of guesses. Whoever answers
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::founding::Plan;
 use super::group::Group;
 use super::shared::Shared;
-use super::types::{Machine, Peer, RaftId};
+use super::types::{Peer, RaftId};
 
 const ROUND: Duration = Duration::from_millis(300);
 /// Between the loss of the leader being noticed and the first look around.
@@ -55,7 +55,8 @@ struct Answer {
     process: pb::Process,
     raft: RaftId,
     is_in_group: bool,
-    applied: u64,
+    /// Term and index of the newest entry it has.
+    last: (u64, u64),
     has_leader: bool,
 }
 
@@ -67,7 +68,7 @@ async fn survey(shared: &Arc<Shared>, group: &Arc<Group>) -> Option<Plan> {
     if answers.iter().any(|answer| answer.has_leader) {
         return None;
     }
-    let mine = group.replicated.with(|machine| machine.state().applied().0);
+    let mine = group.log.last();
     let members: BTreeMap<RaftId, &Answer> =
         answers.iter().filter(|answer| answer.is_in_group).map(|answer| (answer.raft, answer)).collect();
     let lives = |id: &RaftId| *id == group.raft_id || members.contains_key(id);
@@ -90,15 +91,15 @@ async fn survey(shared: &Arc<Shared>, group: &Arc<Group>) -> Option<Plan> {
         );
         return None;
     }
-    // Of those that have applied as much, the smallest id.
-    let is_best = members.values().all(|answer| (answer.applied, group.raft_id) <= (mine, answer.raft));
+    // Raft's rule: the newest log. Of those with as much, the smallest id.
+    let is_best = members.values().all(|answer| (answer.last, group.raft_id) <= (mine, answer.raft));
     if !is_best {
         return None;
     }
     let heirs = missing.iter().filter_map(|peer| heirs(&peer.name));
     let others = members.values().copied().chain(heirs).map(|answer| answer.process.clone()).collect();
-    let seed = group.replicated.with(Machine::refounded);
-    Some(Plan { cluster: group.cluster, seed, others, previous: Some(group.id) })
+    let seed = group.newest_state().ok()?.refounded();
+    Some(Plan { cluster: group.cluster, seed, others, previous: Some((group.id, mine)) })
 }
 
 /// Meets every member of the group, every node of the map, and whoever has been heard of.
@@ -118,8 +119,9 @@ async fn meet_all(shared: &Arc<Shared>, group: &Arc<Group>) -> Vec<Answer> {
     }
     let answers = meeting.join_all().await.into_iter().flatten().filter_map(|answer| {
         let is_in_group = *answer.group == group.id.0;
-        let (raft, applied, has_leader) = (RaftId(answer.raft), answer.applied, answer.has_leader && is_in_group);
-        Some(Answer { process: answer.me?, raft, is_in_group, applied, has_leader })
+        let (raft, last) = (RaftId(answer.raft), (answer.last_term, answer.last_index));
+        let has_leader = answer.has_leader && is_in_group;
+        Some(Answer { process: answer.me?, raft, is_in_group, last, has_leader })
     });
     // One process may be met at several addresses.
     let unique: BTreeMap<_, _> = answers.map(|answer| (answer.process.boot.to_vec(), answer)).collect();

@@ -169,10 +169,8 @@ impl Shared {
     pub(super) fn introduction(&self) -> pb::MeetResponse {
         let group = self.group();
         let promised = super::shared::lock(&self.place).promised.clone().map(|promised| promised.group);
-        let (cluster, applied) = match &group {
-            Some(group) => (group.cluster.0.to_vec(), group.replicated.with(|machine| machine.state().applied().0)),
-            None => (Vec::new(), 0),
-        };
+        let cluster = group.as_ref().map(|group| group.cluster.0.to_vec()).unwrap_or_default();
+        let (last_term, last_index) = group.as_ref().map(|group| group.log.last()).unwrap_or_default();
         // Only who has accepted entries of a founding is bound to it.
         let bound = group.clone().or(promised.filter(|group| group.log.has_entries()));
         pb::MeetResponse {
@@ -181,7 +179,8 @@ impl Shared {
             cluster: cluster.into(),
             raft: bound.as_ref().map_or(0, |group| group.raft_id.0),
             group: bound.map(|group| group.id.0.to_vec()).unwrap_or_default().into(),
-            applied,
+            last_term,
+            last_index,
             has_leader: group.is_some_and(|group| group.living_leader().is_some()),
         }
     }

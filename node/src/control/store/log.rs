@@ -31,6 +31,17 @@ impl LogStore {
         self.state().is_ok_and(|state| state.last_log_id.is_some())
     }
 
+    /// Term and index of the newest entry.
+    pub(crate) fn last(&self) -> (u64, u64) {
+        let last = self.state().ok().and_then(|state| state.last_log_id);
+        last.map_or((0, 0), |id| (id.leader_id.term, id.index))
+    }
+
+    /// What is in the log behind an entry, whether it is committed or not.
+    pub(crate) fn behind(&self, applied: Option<LogId>) -> Result<Vec<Entry<TypeConfig>>, StoreError> {
+        self.0.entries(applied.map_or(0, |id| id.index + 1).., usize::MAX)
+    }
+
     /// Reads everything once.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         self.0.meta::<Vote>(VOTE)?;

@@ -58,6 +58,12 @@ impl Replicated {
         look(&self.lock().machine)
     }
 
+    /// The state and the entry that it is the state after.
+    pub(crate) fn snapshot(&self) -> (Machine, Option<LogId>) {
+        let inner = self.lock();
+        (inner.machine.clone(), inner.applied)
+    }
+
     /// The map after every change. It says nothing of what an entry did, only what holds now; so it does not matter
     /// whether the state came by entries or by a snapshot.
     pub(crate) fn map(&self) -> watch::Receiver<Arc<ClusterMap>> {

@@ -193,7 +193,8 @@ fn until_formed(instances: &[Instance]) -> ClusterId {
                 let map = instance.map();
                 let alive: BTreeSet<String> =
                     map.nodes().filter(|(id, _)| map.alive(*id).is_some()).map(|(_, node)| node.name.clone()).collect();
-                let knows_itself = instance.control().me().is_some_and(|me| map.is_alive(me));
+                let is_known = |me| map.is_alive(me) && instance.control().0.is_applied(me);
+                let knows_itself = instance.control().me().is_some_and(is_known);
                 if let Some(end) = instance.ended() {
                     panic!("{} has ended: {end}", instance.name());
                 }
