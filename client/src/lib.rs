@@ -33,6 +33,7 @@
 #![deny(missing_docs)]
 
 mod backoff;
+mod builder;
 mod client;
 mod encode;
 mod message;
@@ -44,12 +45,13 @@ mod transport;
 pub use broky_proto::id::{ClusterId, Epoch, Lineage, MapVersion, Offset, VBucketId};
 pub use broky_proto::resume::TokenError;
 pub use broky_proto::v1::{Acks, ErrorCode, GapReason};
-pub use client::{Client, ClientBuilder};
+pub use builder::ClientBuilder;
+pub use client::Client;
 pub use message::{AsMessage, Message, MessageRef};
 pub use producer::{FlushSummary, Position, Producer, ProducerOptions, PushError, Receipt, Ticket};
 pub use subscription::{
     Batch, Event, Gap, MessageView, OnSlow, Received, ResumeToken, Start, SubscribeError, SubscribeOptions,
     Subscription, SubscriptionStats,
 };
-pub use topology::{Topology, TopologyError, TopologyNode};
+pub use topology::{Topology, TopologyError, TopologyNode, TopologyWatch};
 pub use transport::{Attempt, CallError, ConnectError};

@@ -94,7 +94,7 @@ impl Driver {
     async fn connect(&mut self, avoid: Option<&str>) -> Option<(Connection, Lease)> {
         let pool = Arc::clone(&self.pool);
         loop {
-            match self.attend(pool.connection(Dialing::Dedicated, avoid)).await {
+            match self.attend(pool.connection(Dialing::Dedicated, None, avoid)).await {
                 Ok(Ok(found)) => return Some(found),
                 Ok(Err(error)) => self.lane.handle_error(error.to_string()),
                 Err(Stop::Done) => return None,

@@ -26,7 +26,7 @@ pub(crate) async fn push(shared: &Shared, messages: &[impl AsMessage]) -> Result
         return Ok(Vec::new());
     }
     let request = request(messages)?;
-    let found = shared.pool.connection(Dialing::Shared, None).await;
+    let found = shared.pool.connection(Dialing::Shared, None, None).await;
     let (connection, place) = found.map_err(|error| PushError::NotSent { reason: error.to_string().into() })?;
     let call = async {
         let body = RequestBody::Once(Some(request));
