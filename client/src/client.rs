@@ -10,7 +10,7 @@ use prost::Message as _;
 use crate::backoff::Backoff;
 use crate::builder::ClientBuilder;
 use crate::message::AsMessage;
-use crate::producer::{Lane, Producer, ProducerOptions, PushError, Receipt, unary};
+use crate::producer::{Lanes, Producer, ProducerOptions, PushError, Receipt, unary};
 use crate::subscription::{SubscribeError, SubscribeOptions, Subscription, Upstream};
 use crate::topology::{Feed, Topology, TopologyError, TopologyWatch};
 use crate::transport::{Attempt, CallError, ConnectError, Dialing, Pool, ask_topology};
@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     backoff: Backoff,
     is_closed: AtomicBool,
     feed: Arc<Feed>,
-    producers: Mutex<Vec<Weak<Lane>>>,
+    producers: Mutex<Vec<Weak<Lanes>>>,
     upstreams: Mutex<Vec<Weak<Upstream>>>,
 }
 
@@ -85,8 +85,9 @@ impl Client {
         if self.shared.is_closed() {
             return Err(ConnectError::Closed);
         }
-        let producer = Producer::start(options, Arc::clone(&self.shared.pool), self.shared.backoff());
-        register(&self.shared.producers, producer.lane());
+        let Shared { pool, feed, .. } = &*self.shared;
+        let producer = Producer::start(options, Arc::clone(pool), Arc::clone(feed), self.shared.backoff());
+        register(&self.shared.producers, producer.lanes());
         Ok(producer)
     }
 

@@ -1,7 +1,8 @@
 //! The Rust client of broky: a clustered, in-memory push/subscribe broker.
 //!
 //! [`Client::connect`] gives a handle that is cheap to clone. [`Client::producer`] opens a pipelined, deduplicated push
-//! stream: [`Producer::push`] appends to the open batch and returns a [`Ticket`] for the outcome. [`Client::subscribe`]
+//! stream per node: [`Producer::push`] appends to the open batch of the node that leads the message's vbucket and returns a
+//! [`Ticket`] for the outcome. [`Client::subscribe`]
 //! gives a [`Subscription`]: a `Stream` of [`Event`]s, or, faster, [`Subscription::next_batch`]. Both sides reconnect
 //! by themselves; a producer sends again what was not answered, a subscription resumes where it stopped, and whatever
 //! cannot be had any more arrives as an explicit [`Gap`].

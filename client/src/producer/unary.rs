@@ -9,9 +9,9 @@ use broky_proto::v1::{Acks, ErrorCode, OutcomeKind, PushResponse};
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::answer::check_coverage;
 use super::error::PushError;
 use super::ticket::{Outcomes, Receipt, Settled, Ticket};
-use super::window::check_coverage;
 use crate::client::Shared;
 use crate::encode::{Encoder, Options, append_options};
 use crate::message::AsMessage;

@@ -7,13 +7,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use broky_proto::frame::PREFIX_LEN;
-use broky_proto::v1::{Outcome, PushRequest};
+use broky_proto::v1::{ErrorCode, Outcome, OutcomeKind, PushRequest};
 use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
 use crate::message::MessageRef;
-use crate::producer::Ticket;
+use crate::producer::{PushError, Ticket};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -116,13 +116,13 @@ impl World {
             ..ProducerOptions::default()
         };
         Self {
-            window: Window::new(options, ProducerId(1)),
+            window: Window::new(options),
             model: Model::default(),
             requests: VecDeque::new(),
             answers: VecDeque::new(),
             tickets: Vec::new(),
             now: Instant::now(),
-            fresh: 1,
+            fresh: 0,
             is_connected: false,
             wants_retry: false,
         }
@@ -156,7 +156,7 @@ impl World {
         let number = (self.tickets.len() as u64).to_le_bytes();
         let key = [vbucket];
         let message = Encoder::new(MessageRef::new(&key, &number));
-        if self.window.has_room(message.field_len()) {
+        if self.window.charge() + message.field_len() <= 400 {
             let now = self.now;
             self.tickets.push(self.window.append(&message, || now, Ticket::new).0);
         }
@@ -185,7 +185,7 @@ impl World {
     fn answer(&mut self) {
         let Some(response) = self.answers.pop_front() else { return };
         match self.window.handle_response(response).unwrap() {
-            Next::Continue => {}
+            Next::Continue | Next::Drained => {}
             Next::Wait => self.wants_retry = true,
             Next::Leave => self.disconnect(0),
         }

@@ -1,28 +1,50 @@
 use std::time::Duration;
 
 use broky_proto::frame::PREFIX_LEN;
-use broky_proto::v1::{Outcome, PushRequest};
+use broky_proto::v1::{ErrorCode, Outcome, OutcomeKind, PushRequest};
 use prost::Message as _;
 
 use super::*;
 use crate::message::{AsMessage as _, Message};
-use crate::producer::Ticket;
 use crate::producer::ticket::Receipt;
+use crate::producer::{PushError, Ticket};
 
 const COMMITTED: Result<Receipt, PushError> = Ok(Receipt { position: None, duplicate: false });
+
+impl Window {
+    /// Asserts what holds between calls.
+    pub(crate) fn check_invariants(&self) {
+        let charge: usize = self.queue.iter().chain(&self.open).map(|batch| batch.charge).sum();
+        assert_eq!(self.charge, charge, "bytes of unsettled messages");
+        assert!(
+            self.next >= self.front && self.next <= self.end(),
+            "{} <= {} <= {}",
+            self.front,
+            self.next,
+            self.end()
+        );
+        assert!(self.queue.front().is_none_or(|batch| batch.unsettled > 0), "the front is unsettled");
+        assert!(self.awaiting.iter().is_sorted(), "awaiting ascends: {:?}", self.awaiting);
+        assert!(self.awaiting.back().is_none_or(|last| *last < self.next), "what awaits an answer was sent");
+        assert!(self.phase != Phase::Disconnected || self.awaiting.is_empty(), "answers without a stream");
+        assert!(self.open.as_ref().is_none_or(|open| open.messages > 0), "an open batch holds something");
+    }
+}
 
 /// A window with a stream, the tickets of what was pushed, and a clock.
 struct Bench {
     window: Window,
     tickets: Vec<Ticket>,
     now: Instant,
+    /// The next producer id; the first is another than those after.
+    fresh: ProducerId,
 }
 
 impl Bench {
     fn new(options: ProducerOptions) -> Self {
-        let mut window = Window::new(options, ProducerId(77));
+        let mut window = Window::new(options);
         window.handle_connect();
-        Self { window, tickets: Vec::new(), now: Instant::now() }
+        Self { window, tickets: Vec::new(), now: Instant::now(), fresh: ProducerId(77) }
     }
 
     fn push(&mut self, payload: &str) {
@@ -43,7 +65,8 @@ impl Bench {
     }
 
     fn send(&mut self) -> Option<PushRequest> {
-        let framed = self.window.next_request(|| ProducerId(99))?;
+        let fresh = &mut self.fresh;
+        let framed = self.window.next_request(|| std::mem::replace(fresh, ProducerId(99)))?;
         self.window.check_invariants();
         Some(PushRequest::decode(&framed[PREFIX_LEN..]).unwrap())
     }
@@ -130,18 +153,15 @@ fn hurried_batch_does_not_wait_for_answers() {
 }
 
 #[test]
-fn full_batch_is_closed_and_room_runs_out() {
-    let options = ProducerOptions { batch_bytes_max: 1024, in_flight_bytes_max: 2048, ..eager() };
-    let mut bench = Bench::new(options);
+fn full_batch_is_closed() {
+    let mut bench = Bench::new(ProducerOptions { batch_bytes_max: 1024, ..eager() });
     let payload = "x".repeat(500);
-    while bench.window.has_room(510) {
-        bench.push(&payload);
-    }
-    assert_eq!(bench.tickets.len(), 4);
+    (0..4).for_each(|_| bench.push(&payload));
     assert_eq!(bench.send_all().len(), 2);
-    assert!(!bench.window.has_room(510));
+    assert!(bench.window.charge() > 2000);
     bench.answer(vec![committed(0, 2)]);
-    assert!(bench.window.has_room(510));
+    bench.answer(vec![committed(0, 2)]);
+    assert_eq!(bench.window.charge(), 0);
 }
 
 #[test]
@@ -156,14 +176,48 @@ fn batch_holds_no_more_messages_than_a_request_may() {
 }
 
 #[test]
-fn message_larger_than_the_window_goes_when_it_is_alone() {
-    let mut bench = Bench::new(ProducerOptions { in_flight_bytes_max: 10, ..ProducerOptions::default() });
-    assert!(bench.window.has_room(1000));
-    bench.push(&"x".repeat(1000));
-    assert!(!bench.window.has_room(1));
-    bench.send_all();
+fn held_batch_waits_and_so_does_what_is_behind_it() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a"]);
+    bench.push("b");
+    assert_eq!(bench.window.divide(), 2);
+    bench.window.hold_open();
+    bench.push("c");
+    assert_eq!(bench.send_all(), [batch(2, &["b"])], "what was closed before goes");
+    bench.window.hurry();
+    assert_eq!(bench.send_all(), []);
+    bench.window.handle_disconnect();
+    bench.window.handle_connect();
+    assert_eq!(bench.send_all(), [batch(1, &["a"]), batch(2, &["b"])], "a break changes nothing about it");
+    bench.window.release();
+    assert_eq!(bench.send_all(), [batch(3, &["c"])]);
+}
+
+#[test]
+fn drained_stream_moves_once_everything_is_answered() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a", "b"]);
+    bench.push("c");
+    assert!(!bench.window.handle_drain());
+    assert_eq!(bench.send_all(), []);
+    assert_eq!(bench.answer(vec![committed(0, 1)]), Next::Continue);
+    assert_eq!(bench.answer(vec![committed(0, 1)]), Next::Drained);
+    bench.window.handle_disconnect();
+    bench.window.handle_connect();
+    assert_eq!(bench.send_all(), [batch(3, &["c"])]);
+    assert!(!bench.window.handle_drain());
     bench.answer(vec![committed(0, 1)]);
-    assert!(bench.window.has_room(1000));
+    assert!(bench.window.handle_drain(), "nothing is unanswered");
+}
+
+#[test]
+fn refusal_ends_the_draining() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a"]);
+    bench.window.handle_drain();
+    assert_eq!(bench.answer(vec![refused(0, 1, ErrorCode::NotLeader)]), Next::Wait);
+    bench.window.handle_retry();
+    assert_eq!(bench.send_all(), [batch(1, &["a"])]);
 }
 
 #[test]
@@ -387,7 +441,7 @@ fn buffers_are_used_again() {
     let mut places = std::collections::HashSet::new();
     for _ in 0..100 {
         bench.push("a");
-        let request = bench.window.next_request(|| ProducerId(99)).unwrap();
+        let request = bench.window.next_request(|| ProducerId(77)).unwrap();
         places.insert(request.as_ptr());
         drop(request);
         bench.answer(vec![committed(0, 1)]);
