@@ -100,13 +100,24 @@ impl Lanes {
         if state.router.is_closing() {
             return Err(PushError::Closed);
         }
-        let Some((slot, handle, is_closed)) = state.router.append(message, Instant::now, handle) else {
+        if !state.router.has_room(message.field_len()) {
             return Err(PushError::WouldBlock);
-        };
-        let waker = state.unpark(slot);
+        }
+        let (slot, handle, is_closed) = state.router.append(message, Instant::now, handle);
         let port = state.port(slot);
         let is_driver_asleep = !std::mem::replace(&mut port.is_ticking, true);
-        let driver = is_driver_asleep.then(|| Arc::clone(&port.driver));
+        let is_parked = port.parked.is_some();
+        // In most pushes nobody is to be woken. The driver of a new lane is asleep too.
+        if is_driver_asleep || is_parked {
+            self.wake_for(slot, state, is_driver_asleep);
+        }
+        Ok((handle, is_closed))
+    }
+
+    /// Wakes whom a push to this lane concerns.
+    fn wake_for(&self, slot: Slot, mut state: MutexGuard<'_, State>, is_driver_asleep: bool) {
+        let waker = state.unpark(slot);
+        let driver = is_driver_asleep.then(|| Arc::clone(&state.port(slot).driver));
         let has_new_lane = state.router.has_unattended();
         drop(state);
         wake(waker);
@@ -116,7 +127,6 @@ impl Lanes {
         if has_new_lane {
             self.keeper.notify_one();
         }
-        Ok((handle, is_closed))
     }
 
     /// Waits until `attempt` gives something else than [`PushError::WouldBlock`].
@@ -245,13 +255,17 @@ impl State {
     #[expect(clippy::indexing_slicing, reason = "the port was made if there was none")]
     pub(super) fn port(&mut self, slot: Slot) -> &mut Port {
         if slot.at() >= self.ports.len() {
-            self.ports.resize_with(slot.at() + 1, Port::new);
+            self.add_ports(slot);
         }
         &mut self.ports[slot.at()]
     }
 
+    #[cold]
+    fn add_ports(&mut self, slot: Slot) {
+        self.ports.resize_with(slot.at() + 1, Port::new);
+    }
+
     /// The parked body's waker, if there is something for it to send, or to end.
-    #[inline]
     pub(super) fn unpark(&mut self, slot: Slot) -> Option<Waker> {
         let is_wanted = self.router.window(slot).has_request() || self.router.is_over(slot);
         if is_wanted { self.port(slot).parked.take() } else { None }

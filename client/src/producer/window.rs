@@ -89,8 +89,8 @@ pub(crate) struct Window {
     awaiting: VecDeque<u64>,
     /// Whether the answer that stopped the sending asked to go elsewhere.
     is_leave_wanted: bool,
-    /// Bytes of unsettled messages.
-    charge: usize,
+    /// Bytes of messages that were settled since [`Window::take_released`].
+    released: usize,
     summary: FlushSummary,
     spare: Spare,
 }
@@ -112,16 +112,15 @@ impl Window {
             held_from: None,
             awaiting: VecDeque::new(),
             is_leave_wanted: false,
-            charge: 0,
+            released: 0,
             summary: FlushSummary::default(),
             spare: Spare::default(),
         }
     }
 
-    /// Bytes of unsettled messages.
-    #[inline]
-    pub(crate) fn charge(&self) -> usize {
-        self.charge
+    /// Bytes of messages that were settled since the last call. Whoever appends knows the rest.
+    pub(crate) fn take_released(&mut self) -> usize {
+        std::mem::take(&mut self.released)
     }
 
     /// Appends a message to the open batch. Returns what `handle` makes of the batch's outcomes and the message's index,
@@ -144,7 +143,6 @@ impl Window {
         });
         let index = open.append(message);
         let handle = handle(&open.outcomes, index);
-        self.charge += len;
         if open.charge >= self.options.batch_bytes_max || open.messages as usize >= BATCH_MESSAGES_MAX {
             self.close_open();
             is_closed = true;
@@ -291,7 +289,7 @@ impl Window {
             let answer = apply(batch, response, &mut self.summary);
             wants_retry = answer.wants_retry;
             self.is_leave_wanted |= answer.wants_leave;
-            self.charge -= batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
+            self.released += batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
         }
         self.awaiting.pop_front();
         self.drop_settled();
@@ -326,7 +324,7 @@ impl Window {
             is_owed |= is_unanswered;
             self.needs_new_id |= batch.was_sent();
             give_up(batch, is_unanswered, reason, &mut self.summary);
-            self.charge -= batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
+            self.released += batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
         }
         self.drop_settled();
         is_owed
@@ -338,7 +336,7 @@ impl Window {
         if let Some(batch) = self.queue.get_mut(at) {
             self.needs_new_id = true;
             give_up(batch, true, reason, &mut self.summary);
-            self.charge -= batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
+            self.released += batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
         }
         self.drop_settled();
     }

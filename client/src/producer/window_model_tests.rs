@@ -15,6 +15,29 @@ use super::*;
 use crate::message::MessageRef;
 use crate::producer::{PushError, Ticket};
 
+impl Window {
+    /// Bytes of unsettled messages.
+    pub(crate) fn charge(&self) -> usize {
+        self.queue.iter().chain(&self.open).map(|batch| batch.charge).sum()
+    }
+
+    /// Asserts what holds between calls.
+    pub(crate) fn check_invariants(&self) {
+        assert!(
+            self.next >= self.front && self.next <= self.end(),
+            "{} <= {} <= {}",
+            self.front,
+            self.next,
+            self.end()
+        );
+        assert!(self.queue.front().is_none_or(|batch| batch.unsettled > 0), "the front is unsettled");
+        assert!(self.awaiting.iter().is_sorted(), "awaiting ascends: {:?}", self.awaiting);
+        assert!(self.awaiting.back().is_none_or(|last| *last < self.next), "what awaits an answer was sent");
+        assert!(self.phase != Phase::Disconnected || self.awaiting.is_empty(), "answers without a stream");
+        assert!(self.open.as_ref().is_none_or(|open| open.messages > 0), "an open batch holds something");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Push(u8),

@@ -11,26 +11,6 @@ use crate::producer::{PushError, Ticket};
 
 const COMMITTED: Result<Receipt, PushError> = Ok(Receipt { position: None, duplicate: false });
 
-impl Window {
-    /// Asserts what holds between calls.
-    pub(crate) fn check_invariants(&self) {
-        let charge: usize = self.queue.iter().chain(&self.open).map(|batch| batch.charge).sum();
-        assert_eq!(self.charge, charge, "bytes of unsettled messages");
-        assert!(
-            self.next >= self.front && self.next <= self.end(),
-            "{} <= {} <= {}",
-            self.front,
-            self.next,
-            self.end()
-        );
-        assert!(self.queue.front().is_none_or(|batch| batch.unsettled > 0), "the front is unsettled");
-        assert!(self.awaiting.iter().is_sorted(), "awaiting ascends: {:?}", self.awaiting);
-        assert!(self.awaiting.back().is_none_or(|last| *last < self.next), "what awaits an answer was sent");
-        assert!(self.phase != Phase::Disconnected || self.awaiting.is_empty(), "answers without a stream");
-        assert!(self.open.as_ref().is_none_or(|open| open.messages > 0), "an open batch holds something");
-    }
-}
-
 /// A window with a stream, the tickets of what was pushed, and a clock.
 struct Bench {
     window: Window,
@@ -173,51 +153,6 @@ fn batch_holds_no_more_messages_than_a_request_may() {
     }
     assert_eq!(bench.send().unwrap().messages.len(), BATCH_MESSAGES_MAX);
     assert_eq!(bench.send().unwrap().messages.len(), 1);
-}
-
-#[test]
-fn held_batch_waits_and_so_does_what_is_behind_it() {
-    let mut bench = Bench::new(eager());
-    bench.send_each(&["a"]);
-    bench.push("b");
-    assert_eq!(bench.window.divide(), 2);
-    bench.window.hold_open();
-    bench.push("c");
-    assert_eq!(bench.send_all(), [batch(2, &["b"])], "what was closed before goes");
-    bench.window.hurry();
-    assert_eq!(bench.send_all(), []);
-    bench.window.handle_disconnect();
-    bench.window.handle_connect();
-    assert_eq!(bench.send_all(), [batch(1, &["a"]), batch(2, &["b"])], "a break changes nothing about it");
-    bench.window.release();
-    assert_eq!(bench.send_all(), [batch(3, &["c"])]);
-}
-
-#[test]
-fn drained_stream_moves_once_everything_is_answered() {
-    let mut bench = Bench::new(eager());
-    bench.send_each(&["a", "b"]);
-    bench.push("c");
-    assert!(!bench.window.handle_drain());
-    assert_eq!(bench.send_all(), []);
-    assert_eq!(bench.answer(vec![committed(0, 1)]), Next::Continue);
-    assert_eq!(bench.answer(vec![committed(0, 1)]), Next::Drained);
-    bench.window.handle_disconnect();
-    bench.window.handle_connect();
-    assert_eq!(bench.send_all(), [batch(3, &["c"])]);
-    assert!(!bench.window.handle_drain());
-    bench.answer(vec![committed(0, 1)]);
-    assert!(bench.window.handle_drain(), "nothing is unanswered");
-}
-
-#[test]
-fn refusal_ends_the_draining() {
-    let mut bench = Bench::new(eager());
-    bench.send_each(&["a"]);
-    bench.window.handle_drain();
-    assert_eq!(bench.answer(vec![refused(0, 1, ErrorCode::NotLeader)]), Next::Wait);
-    bench.window.handle_retry();
-    assert_eq!(bench.send_all(), [batch(1, &["a"])]);
 }
 
 #[test]
@@ -448,3 +383,6 @@ fn buffers_are_used_again() {
     }
     assert_eq!(places.len(), 1);
 }
+
+#[path = "window_moves_tests.rs"]
+mod moves;

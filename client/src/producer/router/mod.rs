@@ -103,54 +103,47 @@ impl Router {
         router
     }
 
-    /// Appends a message to the open batch of its lane; `None` when there is no room. A message that exceeds the whole
-    /// window finds room when it is alone. Gives the lane, what `handle` makes of the batch's outcomes and the message's
-    /// index, and whether a batch was closed because it is full.
+    /// Whether a message of this many bytes may be appended now. One that exceeds the whole window may when it is alone.
+    #[inline]
+    pub(crate) fn has_room(&self, field_len: usize) -> bool {
+        self.charge == 0 || self.charge + field_len <= self.options.in_flight_bytes_max
+    }
+
+    /// Appends a message to the open batch of its lane. Gives the lane, what `handle` makes of the batch's outcomes and
+    /// the message's index, and whether a batch was closed because it is full.
     #[inline]
     pub(crate) fn append<T>(
         &mut self,
         message: &Encoder<'_>,
         now: impl FnOnce() -> Instant,
         handle: impl FnOnce(&Arc<Outcomes>, u32) -> T,
-    ) -> Option<(Slot, T, bool)> {
-        let len = message.field_len();
-        if self.charge != 0 && self.charge + len > self.options.in_flight_bytes_max {
-            return None;
-        }
-        if self.routes.is_some() {
-            return Some(self.append_routed(message, now, handle));
-        }
-        let slot = self.home;
-        let (handle, is_closed) = self.lane_mut(slot).window.append(message, now, handle);
-        self.charge += len;
-        Some((slot, handle, is_closed))
-    }
-
-    fn append_routed<T>(
-        &mut self,
-        message: &Encoder<'_>,
-        now: impl FnOnce() -> Instant,
-        handle: impl FnOnce(&Arc<Outcomes>, u32) -> T,
     ) -> (Slot, T, bool) {
-        let (slot, pin) = self.route(message.token());
-        let window = &mut self.lane_mut(slot).window;
-        let (handle, is_closed) = window.append(message, now, handle);
-        let mark = window.mark();
+        let (slot, pin) = if self.routes.is_none() { (self.home, PinId::NONE) } else { self.route(message.token()) };
         self.charge += message.field_len();
-        if let (Some(routes), Some(pin)) = (&mut self.routes, pin) {
-            routes.set_pin(pin, Pin { lane: Some(slot), mark });
+        let (handle, is_closed) = self.lane_mut(slot).window.append(message, now, handle);
+        if pin != PinId::NONE {
+            self.set_pin(pin, slot);
         }
         (slot, handle, is_closed)
     }
 
     /// The lane a message has to take.
-    fn route(&mut self, token: Token) -> (Slot, Option<PinId>) {
-        let Some(routes) = &self.routes else { return (self.home, None) };
+    #[inline(never)]
+    fn route(&mut self, token: Token) -> (Slot, PinId) {
+        let Some(routes) = &self.routes else { return (self.home, PinId::NONE) };
         let (id, pin) = routes.pin(token);
         let way = routes.way(token);
         match (pin.lane, way.and_then(|way| routes.lane(way))) {
-            (Some(lane), Some(right)) if lane == right => (lane, Some(id)),
-            (_, right) => (self.change_lane(pin, way, right), Some(id)),
+            (Some(lane), Some(right)) if lane == right => (lane, id),
+            (_, right) => (self.change_lane(pin, way, right), id),
+        }
+    }
+
+    /// Notes that a message went to this lane.
+    fn set_pin(&mut self, pin: PinId, slot: Slot) {
+        let mark = self.lane(slot).window.mark();
+        if let Some(routes) = &mut self.routes {
+            routes.set_pin(pin, Pin { lane: Some(slot), mark });
         }
     }
 
@@ -216,10 +209,8 @@ impl Router {
     /// Does something to a lane's window.
     pub(crate) fn act<T>(&mut self, slot: Slot, act: impl FnOnce(&mut Window) -> T) -> T {
         let window = &mut self.lane_mut(slot).window;
-        let before = window.charge();
         let done = act(window);
-        let after = window.charge();
-        self.charge = self.charge - before + after;
+        self.charge -= self.lane_mut(slot).window.take_released();
         done
     }
 
@@ -394,6 +385,9 @@ impl Router {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod model_tests;

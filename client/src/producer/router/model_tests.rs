@@ -2,29 +2,23 @@
 //!
 //! What must hold whatever happens: each message has one outcome; what is committed is stored once, in its vbucket; what
 //! is rejected is not stored; messages of one vbucket are stored in the order they were pushed.
-//!
-//! The leader of a vbucket decides by the rules of `replication::Dedup`. Its memory of what it refused is lost when
-//! another takes over, for refusals are not replicated. So a node that takes a producer's stream has a duty of its own:
-//! once a message of a vbucket was not committed, whoever refused it, later ones of that vbucket are refused until it
-//! comes again ([`Stream::fences`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use broky_proto::frame::PREFIX_LEN;
-use broky_proto::id::{Offset, ProducerId, Sequence};
-use broky_proto::v1::{self, ErrorCode, Outcome, OutcomeKind, PushRequest, PushResponse};
-use broky_replication::{Dedup, Verdict};
+use broky_proto::id::ProducerId;
+use broky_proto::v1::{self, PushRequest};
 use proptest::prelude::*;
 use prost::Message as _;
 
+use super::model::{Fate, Stream, VBUCKETS, VBucket, address, key_in};
 use super::*;
 use crate::message::MessageRef;
 use crate::producer::window::Next;
 use crate::producer::{PushError, Ticket};
 
 const NODES: usize = 3;
-const VBUCKETS: u8 = 4;
 const IN_FLIGHT_BYTES_MAX: usize = 600;
 
 /// What happens next. Lanes and nodes are counted among those there are.
@@ -54,18 +48,6 @@ enum Step {
     Pass(u64),
 }
 
-/// What becomes of a request beyond what its leaders decide.
-#[derive(Clone, Debug)]
-enum Fate {
-    Fine,
-    /// Leaders of the vbuckets in the mask have too few replicas.
-    Refused(u8),
-    /// The answer of another node got lost: it was stored, or it was not.
-    Unknown {
-        is_stored: bool,
-    },
-}
-
 fn step() -> impl Strategy<Value = Step> {
     let lane = || 0..4_usize;
     let fate = prop_oneof![
@@ -91,57 +73,6 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One vbucket, as every replica has it.
-#[derive(Default)]
-struct VBucket {
-    leader: usize,
-    log: Vec<(ProducerId, Sequence, u64)>,
-    dedup: Dedup,
-}
-
-impl VBucket {
-    fn lead(&mut self, leader: usize) {
-        self.leader = leader;
-        self.dedup = Dedup::default();
-        for (at, (producer, sequence, _)) in self.log.iter().enumerate() {
-            self.dedup.stored(*producer, *sequence, Offset(at as u64), true);
-        }
-    }
-
-    fn store(
-        &mut self,
-        producer: ProducerId,
-        sequence: Sequence,
-        number: u64,
-        is_refused: bool,
-    ) -> Result<bool, ErrorCode> {
-        let end = Offset(self.log.len() as u64);
-        match self.dedup.check(producer, sequence) {
-            Verdict::OutOfSequence => Err(ErrorCode::OutOfSequence),
-            Verdict::Duplicate(_) => Ok(true),
-            Verdict::New if is_refused => {
-                self.dedup.refused(producer, sequence, end, true);
-                Err(ErrorCode::NotEnoughReplicas)
-            }
-            Verdict::New => {
-                self.dedup.stored(producer, sequence, end, true);
-                self.log.push((producer, sequence, number));
-                Ok(false)
-            }
-        }
-    }
-}
-
-/// A lane's stream to a node, and what its driver keeps in mind.
-struct Stream {
-    node: usize,
-    requests: VecDeque<PushRequest>,
-    answers: VecDeque<PushResponse>,
-    /// By producer and vbucket: the lowest sequence that was not committed.
-    fences: HashMap<(u64, u8), u64>,
-    wants_retry: bool,
-}
-
 struct World {
     router: Router,
     streams: HashMap<u16, Stream>,
@@ -151,17 +82,6 @@ struct World {
     now: Instant,
     version: u64,
     fresh: u64,
-}
-
-fn address(node: usize) -> Arc<str> {
-    Arc::from(format!("node{node}:1"))
-}
-
-/// A key whose token falls into this vbucket.
-fn key_in(vbucket: u8) -> String {
-    let count = broky_proto::id::VBucketCount::new(VBUCKETS.into()).unwrap();
-    let is_there = |key: &String| count.vbucket_of(Token::of(b"", key.as_bytes())).0 == u16::from(vbucket);
-    (0..).map(|n| format!("{vbucket}{n}")).find(is_there).unwrap()
 }
 
 impl World {
@@ -240,7 +160,8 @@ impl World {
         let key = key_in(vbucket);
         let message = Encoder::new(MessageRef::new(key.as_bytes(), &number));
         let now = self.now;
-        if let Some((_, ticket, _)) = self.router.append(&message, || now, Ticket::new) {
+        if self.router.has_room(message.field_len()) {
+            let (_, ticket, _) = self.router.append(&message, || now, Ticket::new);
             self.tickets.push((vbucket, ticket));
         }
     }
@@ -260,14 +181,8 @@ impl World {
     fn store(&mut self, slot: Slot, fate: &Fate) {
         let Some(stream) = self.streams.get_mut(&slot.0) else { return };
         let Some(request) = stream.requests.pop_front() else { return };
-        let mut outcomes = Vec::new();
-        for (index, message) in (0_u32..).zip(&request.messages) {
-            let sequence = request.sequence + u64::from(index);
-            let kind =
-                store_one(stream, &mut self.vbuckets, &self.is_up, message, (request.producer_id, sequence), fate);
-            outcomes.push(Outcome { first: index, count: 1, ..kind });
-        }
-        stream.answers.push_back(PushResponse { outcomes, positions: Vec::new() });
+        let response = stream.answer(&mut self.vbuckets, &self.is_up, &request, fate);
+        stream.answers.push_back(response);
     }
 
     fn answer(&mut self, slot: Slot) {
@@ -291,8 +206,7 @@ impl World {
             return;
         }
         self.router.handle_connect(slot, &address(node));
-        let (requests, answers, fences) = (VecDeque::new(), VecDeque::new(), HashMap::new());
-        self.streams.insert(slot.0, Stream { node, requests, answers, fences, wants_retry: false });
+        self.streams.insert(slot.0, Stream::new(node));
     }
 
     fn disconnect(&mut self, slot: Slot, stored: usize) {
@@ -400,63 +314,6 @@ impl World {
         }
         let summary = self.router.summary();
         assert_eq!(summary.committed + summary.rejected + summary.unknown, self.tickets.len() as u64);
-    }
-}
-
-/// What the node at the other end of a stream answers to one message.
-fn store_one(
-    stream: &mut Stream,
-    vbuckets: &mut [VBucket],
-    is_up: &[bool],
-    message: &v1::Message,
-    (producer, sequence): (u64, u64),
-    fate: &Fate,
-) -> Outcome {
-    let number = u64::from_le_bytes(message.payload[..].try_into().unwrap());
-    let count = broky_proto::id::VBucketCount::new(VBUCKETS.into()).unwrap();
-    let at = u8::try_from(count.vbucket_of(Token::of(b"", &message.key)).0).unwrap();
-    let vbucket = &mut vbuckets[usize::from(at)];
-    let rejected = |code: ErrorCode, retry| Outcome {
-        kind: OutcomeKind::Rejected.into(),
-        code: code.into(),
-        retry,
-        ..Outcome::default()
-    };
-    if number % 11 == 5 {
-        // As a node does that finds a message too large: each time, and before it looks at the sequence.
-        return rejected(ErrorCode::MessageTooLarge, false);
-    }
-    let fence = stream.fences.get(&(producer, at)).copied();
-    if fence.is_some_and(|fence| fence < sequence) {
-        return rejected(ErrorCode::OutOfSequence, true);
-    }
-    let mut store = |is_refused| {
-        if !is_up[vbucket.leader] {
-            return Err(ErrorCode::NotLeader);
-        }
-        vbucket.store(ProducerId(producer), Sequence(sequence), number, is_refused)
-    };
-    let outcome = match fate {
-        Fate::Fine => store(false),
-        Fate::Refused(mask) => store(mask >> at & 1 == 1),
-        Fate::Unknown { is_stored } => {
-            if *is_stored {
-                let _ = store(false);
-            }
-            stream.fences.entry((producer, at)).or_insert(sequence);
-            return Outcome { kind: OutcomeKind::Unknown.into(), ..Outcome::default() };
-        }
-    };
-    match outcome {
-        Ok(duplicate) => {
-            stream.fences.retain(|key, fence| (*key, *fence) != ((producer, at), sequence));
-            Outcome { kind: OutcomeKind::Committed.into(), duplicate, ..Outcome::default() }
-        }
-        Err(code) => {
-            let lowest = stream.fences.entry((producer, at)).or_insert(sequence);
-            *lowest = sequence.min(*lowest);
-            rejected(code, true)
-        }
     }
 }
 

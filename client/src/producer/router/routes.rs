@@ -39,6 +39,11 @@ pub(super) struct Pin {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PinId(usize);
 
+impl PinId {
+    /// The place of no pin.
+    pub(super) const NONE: Self = Self(usize::MAX);
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Routes {
