@@ -107,14 +107,15 @@ impl Lanes {
         let port = state.port(slot);
         let is_driver_asleep = !std::mem::replace(&mut port.is_ticking, true);
         let is_parked = port.parked.is_some();
-        // In most pushes nobody is to be woken. The driver of a new lane is asleep too.
-        if is_driver_asleep || is_parked {
+        // Most pushes wake nobody: what they add waits for an answer. The driver of a new lane is asleep too.
+        if is_driver_asleep || is_parked && state.router.window(slot).has_request() {
             self.wake_for(slot, state, is_driver_asleep);
         }
         Ok((handle, is_closed))
     }
 
     /// Wakes whom a push to this lane concerns.
+    #[inline(never)]
     fn wake_for(&self, slot: Slot, mut state: MutexGuard<'_, State>, is_driver_asleep: bool) {
         let waker = state.unpark(slot);
         let driver = is_driver_asleep.then(|| Arc::clone(&state.port(slot).driver));
