@@ -45,6 +45,11 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
         "Messages stored. Flat under load: look at rejections and at the publishers.",
     ),
     (
+        "broky_replication_messages_total",
+        Unit::Count,
+        "Messages taken from leaders. Flat on a node that follows: look at its links and at the ISR.",
+    ),
+    (
         "broky_push_duplicate_messages_total",
         Unit::Count,
         "Retried messages that were stored already. Rising: publishers lose their connections or time out.",
@@ -129,6 +134,7 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ),
     ("broky_memory_max_bytes", Unit::Bytes, "The memory budget."),
     ("broky_vbuckets_led", Unit::Count, "Vbuckets this node leads."),
+    ("broky_vbuckets_followed", Unit::Count, "Vbuckets of which this node follows the leader, in sync or catching up."),
     ("broky_process_resident_bytes", Unit::Bytes, "Resident memory of the process."),
     ("broky_process_open_files", Unit::Count, "Open file descriptors."),
     ("broky_process_threads", Unit::Count, "Threads. It does not change while the node runs."),
@@ -147,6 +153,7 @@ fn describe() {
 fn record(snapshot: &Snapshot) {
     let sum = |of: fn(&WorkerStats) -> u64| snapshot.workers.iter().map(of).sum::<u64>();
     counter!("broky_push_messages_total").absolute(sum(|w| w.shard.pushed_messages));
+    counter!("broky_replication_messages_total").absolute(sum(|w| w.shard.replicated_messages));
     counter!("broky_push_duplicate_messages_total").absolute(sum(|w| w.shard.duplicate_messages));
     counter!("broky_push_rejected_messages_total").absolute(sum(|w| w.shard.rejected_messages));
     counter!("broky_push_producers_forgotten_total").absolute(sum(|w| w.shard.forgotten_producers));
@@ -174,6 +181,7 @@ fn record(snapshot: &Snapshot) {
     set("broky_memory_pinned_bytes", sum(|w| w.memory_pinned_bytes as u64));
     set("broky_memory_max_bytes", snapshot.memory_max_bytes as u64);
     set("broky_vbuckets_led", sum(|w| w.led as u64));
+    set("broky_vbuckets_followed", sum(|w| w.followed as u64));
     set("broky_process_resident_bytes", process::resident_bytes());
     set("broky_process_open_files", process::open_files());
     set("broky_process_threads", process::threads());
