@@ -328,7 +328,7 @@ impl Part {
 fn gap_for(gap: &v1::Gap, interest: &Interest, vbuckets: VBucketCount, resuming: Option<&Resuming>) -> Option<v1::Gap> {
     let vbucket = u16::try_from(gap.vbucket).map(VBucketId).ok()?;
     let from = resuming.map_or(gap.from, |resuming| gap.from.max(resuming.start_of(vbucket).0));
-    (from < gap.to && interest.may_want_vbucket(vbucket, vbuckets)).then(|| v1::Gap { from, ..gap.clone() })
+    (from < gap.to && interest.may_want_vbucket(vbucket, vbuckets)).then_some(v1::Gap { from, ..*gap })
 }
 
 impl Resuming {

@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::group::Group;
-use super::shared::{Shared, lock, pb_member};
+use super::ids::pb_member;
+use super::shared::{Shared, lock};
 use super::timing;
 use super::types::Request;
 use crate::peer::DialError;

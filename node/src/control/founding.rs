@@ -22,7 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::group::{Group, GroupError};
-use super::shared::{Promised, Shared, group_id, lock, random, random_raft_id};
+use super::ids::{group_id, random, random_raft_id};
+use super::shared::{Promised, Shared, lock};
 use super::timing;
 use super::types::{GroupId, Machine, Peer, RaftId};
 use super::voters::{VOTERS_MAX, voters_of};

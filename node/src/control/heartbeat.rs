@@ -15,8 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::detector::{How, Suspicion, second_opinions};
 use super::group::Group;
+use super::ids::pb_member;
 use super::links::{CallError, Use};
-use super::shared::{Shared, lock, pb_member};
+use super::shared::{Shared, lock};
 use super::timing;
 use super::types::{Peer, RaftId};
 

@@ -15,6 +15,7 @@ mod detector;
 mod founding;
 mod group;
 mod heartbeat;
+mod ids;
 mod links;
 mod network;
 mod propose;
@@ -49,7 +50,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::peer::{DataConnection, Link, PeerStats, accept_peers};
 use group::{Group, GroupError};
-use shared::{Shared, lock, random};
+use ids::random;
+use shared::{Shared, lock};
 use store::StoreError;
 
 pub(crate) use detector::How;

@@ -6,7 +6,8 @@
 //!
 //! That is right only when the old group cannot come to life behind its back. So *every* old voter must be accounted for:
 //! it answers, or a newer process presents itself under its node's name. Never on a majority of guesses. Whoever answers
-//! takes part in the new group, and leaves the old one with that.
+//! takes part in the new group, and leaves the old one with that; a learner that did not answer, and finds the cluster going
+//! on without it, leaves it then.
 //!
 //! What only the dead had committed is lost. The gap in the indices keeps epochs and incarnations unique nevertheless.
 
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 
 use super::founding::Plan;
 use super::group::Group;
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use super::types::{Peer, RaftId};
 
 const ROUND: Duration = Duration::from_millis(300);
@@ -41,10 +42,25 @@ pub(super) async fn keep_ready(shared: Arc<Shared>) {
         if since.elapsed() < PATIENCE {
             continue;
         }
-        if let Some(plan) = survey(&shared, &group).await
+        let answers = meet_all(&shared, &group).await;
+        if answers.iter().any(|answer| answer.is_elsewhere) {
+            tracing::info!(group = %group.id, "the cluster goes on in another raft group");
+            shared.leave(&group).await;
+        } else if let Some(plan) = plan(&group, &answers)
             && let Err(error) = shared.found(plan).await
         {
             tracing::info!(%error, "the raft group was not re-founded yet");
+        }
+    }
+}
+
+impl Shared {
+    /// Leaves a group that the cluster has left behind. The search then finds the one that took its place.
+    async fn leave(&self, group: &Group) {
+        let _promising = self.promising.lock().await;
+        let left = lock(&self.place).group.take_if(|current| current.id == group.id);
+        if let Some(left) = left {
+            left.retire().await;
         }
     }
 }
@@ -55,16 +71,17 @@ struct Answer {
     process: pb::Process,
     raft: RaftId,
     is_in_group: bool,
+    /// Whether it is in another group of this cluster, one that is led.
+    is_elsewhere: bool,
     /// Term and index of the newest entry it has.
     last: (u64, u64),
     has_leader: bool,
 }
 
-/// Looks for everybody. A plan when the majority is lost for good and this process is the one to act.
-async fn survey(shared: &Arc<Shared>, group: &Arc<Group>) -> Option<Plan> {
+/// What to do about those who answer. A plan when the majority is lost for good and this process is the one to act.
+fn plan(group: &Group, answers: &[Answer]) -> Option<Plan> {
     let metrics = group.metrics();
     let membership = metrics.membership_config.membership();
-    let answers = meet_all(shared, group).await;
     if answers.iter().any(|answer| answer.has_leader) {
         return None;
     }
@@ -120,8 +137,15 @@ async fn meet_all(shared: &Arc<Shared>, group: &Arc<Group>) -> Vec<Answer> {
     let answers = meeting.join_all().await.into_iter().flatten().filter_map(|answer| {
         let is_in_group = *answer.group == group.id.0;
         let (raft, last) = (RaftId(answer.raft), (answer.last_term, answer.last_index));
-        let has_leader = answer.has_leader && is_in_group;
-        Some(Answer { process: answer.me?, raft, is_in_group, last, has_leader })
+        let is_ours = *answer.cluster == group.cluster.0;
+        Some(Answer {
+            process: answer.me?,
+            raft,
+            is_in_group,
+            is_elsewhere: is_ours && !is_in_group && answer.has_leader,
+            last,
+            has_leader: is_in_group && answer.has_leader,
+        })
     });
     // One process may be met at several addresses.
     let unique: BTreeMap<_, _> = answers.map(|answer| (answer.process.boot.to_vec(), answer)).collect();

@@ -18,7 +18,8 @@ use tokio::task::JoinSet;
 use super::End;
 use super::founding::Plan;
 use super::group::Group;
-use super::shared::{Shared, group_id, lock, member, random, random_raft_id};
+use super::ids::{group_id, member, random, random_raft_id};
+use super::shared::{Shared, lock};
 use super::timing;
 use super::types::{Answer, Machine, RaftId, Request};
 
@@ -120,7 +121,9 @@ impl Shared {
 
     /// Looks for a cluster to join, or for enough others to found one. True when it has joined.
     async fn look(self: &Arc<Self>, raft: RaftId) -> bool {
-        if self.config.join.is_empty() {
+        // Who was in a cluster finds it again, and founds no other.
+        let may_found = self.me().is_none();
+        if self.config.join.is_empty() && may_found {
             self.found_with(Vec::new()).await;
             return false;
         }
@@ -142,7 +145,7 @@ impl Shared {
                 return true;
             }
         }
-        if answers.iter().all(|(answer, _)| answer.cluster.is_empty()) {
+        if may_found && answers.iter().all(|(answer, _)| answer.cluster.is_empty()) {
             self.found_if_complete(&answers).await;
         }
         false

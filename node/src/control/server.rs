@@ -15,8 +15,9 @@ use tonic::{Request, Response, Status};
 
 use super::detector::{How, Suspicion};
 use super::group::Group;
+use super::ids::{member, pb_member};
 use super::propose::ProposeError;
-use super::shared::{Shared, member, pb_member, standing};
+use super::shared::{Shared, standing};
 use super::types::{Answer, RaftId, Request as Entry};
 use crate::peer::DialError;
 

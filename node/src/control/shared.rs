@@ -22,7 +22,6 @@ use super::detector::{Heard, How, Suspicion};
 use super::group::Group;
 use super::links::Links;
 use super::timing;
-use super::types::{GroupId, RaftId};
 use crate::peer::{Gate, PeerStats};
 
 /// What the control plane is told at its start.
@@ -375,27 +374,4 @@ impl Gate for Shared {
             pb::Standing::Ok | pb::Standing::NotLeader | pb::Standing::Unspecified => Reply::Ok,
         }
     }
-}
-
-pub(super) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(std::io::Error::from)?;
-    Ok(bytes)
-}
-
-pub(super) fn random_raft_id() -> std::io::Result<RaftId> {
-    Ok(RaftId(u64::from_be_bytes(random()?)))
-}
-
-pub(super) fn group_id(bytes: &[u8]) -> Option<GroupId> {
-    bytes.try_into().ok().map(GroupId)
-}
-
-pub(super) fn member(member: &pb::Member) -> Member {
-    use broky_proto::id::NodeId;
-    Member { node: NodeId(member.node), incarnation: Incarnation(member.incarnation) }
-}
-
-pub(super) fn pb_member(member: Member) -> pb::Member {
-    pb::Member { node: member.node.0, incarnation: member.incarnation.0 }
 }

@@ -48,6 +48,27 @@ fn two_survivors_of_five_re_found_once() {
 }
 
 #[test]
+fn learner_that_slept_through_a_re_founding_follows_the_cluster() {
+    let (specs, mut instances, _) = three();
+    let late = Spec::joining("late", &specs[0]).start();
+    instances.push(late);
+    until_formed(&instances);
+    let late = instances.pop().unwrap();
+    until("it follows", || (late.control().status().raft.learners == ["late"]).then_some(()));
+    let me = late.me();
+    let leader = leader(&instances);
+    instances.rotate_left(leader);
+    late.pause(Duration::from_secs(6));
+    drop(instances.drain(..2));
+    let survivor = instances[0].name().to_owned();
+    instances.extend(specs.iter().filter(|spec| spec.config.name != survivor).map(Spec::start));
+    until_formed(&instances);
+    instances.push(late);
+    until_formed(&instances);
+    assert_eq!(instances[3].me(), me);
+}
+
+#[test]
 fn survivor_waits_for_everybody_and_keeps_its_map() {
     let (_, mut instances, leader) = three();
     let cluster = until_formed(&instances);
