@@ -1,4 +1,4 @@
-//! Compiles `broky/v1/*.proto` with protox, so that no protoc has to be installed.
+//! Compiles the `.proto` files with protox, so that no protoc has to be installed.
 
 use protox::prost::Message as _;
 
@@ -12,5 +12,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(false)
         .build_client(false)
         .compile_fds(descriptors)?;
+    // Apart from the client protocol, so that reflection does not show it.
+    let peers = protox::compile(["broky/peer/v1/control.proto"], ["."])?;
+    tonic_prost_build::configure().bytes(".broky.peer.v1").build_transport(false).compile_fds(peers)?;
+    let data = protox::compile(["broky/data/v1/replicate.proto", "broky/data/v1/forward.proto"], ["."])?;
+    tonic_prost_build::configure().bytes(".broky.data.v1").build_server(false).build_client(false).compile_fds(data)?;
     Ok(())
 }

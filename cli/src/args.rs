@@ -29,6 +29,10 @@ pub(crate) enum Command {
     Sub(SubArgs),
     /// Show a node: memory, connections, traffic, vbuckets.
     Status(StatusArgs),
+    /// Empty a node: its copies move elsewhere, one at a time, and nothing is lost.
+    Drain(DrainArgs),
+    /// Remove a node that is empty or dead. What only a dead node held is lost.
+    Forget(ForgetArgs),
     /// Measure a broker.
     Bench(BenchArgs),
 }
@@ -50,12 +54,36 @@ pub(crate) struct ServeArgs {
     /// Where clients connect.
     #[arg(long, env = "BROKY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7400")]
     pub(crate) listen: SocketAddr,
+    /// Where other nodes connect.
+    #[arg(long, env = "BROKY_PEER_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7401")]
+    pub(crate) peer_listen: SocketAddr,
     /// Where /metrics, /healthz, /readyz and /status are served over HTTP.
     #[arg(long, env = "BROKY_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7402")]
     pub(crate) admin_listen: SocketAddr,
-    /// The host:port that clients are told. Default: what --listen is bound to.
-    #[arg(long, env = "BROKY_ADVERTISE", value_name = "HOST:PORT")]
+    /// The host, or host:port for clients, under which others reach this node. Default: what it listens on.
+    #[arg(long, env = "BROKY_ADVERTISE", value_name = "HOST[:PORT]")]
     pub(crate) advertise: Option<String>,
+    /// Peer addresses of nodes to form a cluster with, or to join: host:port, separated by commas.
+    #[arg(long, env = "BROKY_JOIN", value_name = "ADDR,..", value_delimiter = ',')]
+    pub(crate) join: Vec<String>,
+    /// Found a cluster when this many nodes have met. Default: only join one.
+    #[arg(long, env = "BROKY_EXPECT", value_name = "N")]
+    pub(crate) expect: Option<u16>,
+    /// Copies of every message, in a cluster founded by this node.
+    #[arg(long, env = "BROKY_REPLICAS", value_name = "N", default_value_t = 3)]
+    pub(crate) replicas: u8,
+    /// Copies that must hold a message before it is committed. Default: 2, or 1 with --replicas 1.
+    #[arg(long, env = "BROKY_MIN_ISR", value_name = "N")]
+    pub(crate) min_isr: Option<u8>,
+    /// What fails together with this node, such as a rack: copies are kept in distinct zones.
+    #[arg(long, env = "BROKY_ZONE", value_name = "Z", default_value = "")]
+    pub(crate) zone: String,
+    /// Where the control log is kept (never messages). Default: in memory.
+    #[arg(long, env = "BROKY_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Rebuild a dead node's copies elsewhere after this many seconds.
+    #[arg(long, env = "BROKY_DEAD_AFTER", value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) dead_after: u64,
     /// Memory for messages; the oldest go when it is full. At least 16MiB for each worker thread.
     #[arg(long, env = "BROKY_MEMORY", value_name = "SIZE", default_value = "512MiB", value_parser = parse_bytes)]
     pub(crate) memory: usize,
@@ -178,4 +206,25 @@ pub(crate) struct StatusArgs {
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DrainArgs {
+    /// The node's name.
+    pub(crate) node: String,
+    /// Also when too few nodes remain to commit with as many copies as now.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// The admin address of any node: host:port.
+    #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402", value_parser = parse_host_port)]
+    pub(crate) admin: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ForgetArgs {
+    /// The node's name.
+    pub(crate) node: String,
+    /// The admin address of any node: host:port.
+    #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402", value_parser = parse_host_port)]
+    pub(crate) admin: String,
 }

@@ -11,6 +11,8 @@ pub(crate) const NO_INPUT: u8 = 66;
 pub(crate) const UNAVAILABLE: u8 = 69;
 /// Reading or writing failed.
 pub(crate) const IO_ERROR: u8 = 74;
+/// The cluster does not take this node, or not any more: replaced, forgotten, refused.
+pub(crate) const NOT_PERMITTED: u8 = 77;
 /// The settings cannot work on this machine: a port taken, memory too small, an unsafe address.
 pub(crate) const CONFIG: u8 = 78;
 /// Ended by SIGINT, as a shell reports it.

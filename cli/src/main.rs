@@ -1,9 +1,11 @@
 //! The `broky` command.
 
+mod admin;
 mod args;
 mod bench;
 mod demo;
 mod exit;
+mod nodes;
 mod push;
 mod serve;
 mod status;
@@ -26,6 +28,8 @@ fn main() -> std::process::ExitCode {
         Command::Push(args) => push::run(&args),
         Command::Sub(args) => sub::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Drain(args) => nodes::drain(&args),
+        Command::Forget(args) => nodes::forget(&args),
         Command::Bench(args) => bench::run(&args),
     };
     exit::code_of(outcome)

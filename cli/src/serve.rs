@@ -3,15 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use broky_node::{Node, NodeConfig};
+use broky_node::{Node, NodeConfig, StartError, host_name};
 use broky_proto::id::VBucketCount;
 use broky_proto::limits::MESSAGE_BYTES_HARD_MAX;
+use broky_ring::member::{Copies, REPLICAS_MAX};
 use rustix::process::{Resource, getrlimit};
 use rustix::system::sysinfo;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Interval;
 
 use crate::args::ServeArgs;
-use crate::exit::{CONFIG, OrExit as _, fail};
+use crate::exit::{CONFIG, NOT_PERMITTED, OrExit as _, fail};
 use crate::units::{parse_host_port, show_bytes};
 
 /// What the cluster's state takes for the name of a node, and for its address.
@@ -20,6 +22,8 @@ const NAME_BYTES_MAX: usize = 255;
 const FILES_RESERVED: u64 = 128;
 /// Room for fewer clients than this is not meant.
 const CLIENTS_FEW: u64 = 64;
+/// What is logged unless BROKY_LOG says otherwise. openraft calls every attempt to reach a dead member an error.
+const LOG_DEFAULT: &str = "info,openraft=error,openraft::replication=off";
 /// How often a node without protection says so.
 const INSECURE_REMINDER: Duration = Duration::from_secs(60);
 
@@ -27,31 +31,49 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let config = config(args)?;
     start_logging();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let exposed = [("--listen", args.listen), ("--admin-listen", args.admin_listen)]
-        .into_iter()
-        .filter(|(_, address)| !address.ip().is_loopback())
-        .collect::<Vec<_>>();
+    let exposed: Vec<_> = listeners(args).into_iter().filter(|(_, address)| !address.ip().is_loopback()).collect();
     let (name, memory, workers) = (config.name.clone(), config.memory_bytes, config.workers);
-    let node = Node::start(config).or_exit(CONFIG)?;
-    tracing::info!(
-        node = name,
-        clients = %node.client_address(),
-        admin = %node.admin_address(),
-        memory = show_bytes(memory as u64),
-        workers,
-        "node started"
-    );
-    warn_of_limits(memory);
-    runtime.block_on(wait_for_signal(&exposed))?;
+    // Before anybody can see the node, and want it to end.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let mut node = Node::begin(config).or_exit(CONFIG)?;
+    let run = async {
+        tokio::select! {
+            started = node.started() => match started {
+                Err(error @ StartError::Ended(_)) => return Err(fail(NOT_PERMITTED, error)),
+                started => started.or_exit(CONFIG)?,
+            },
+            () = signals.wait(&exposed) => return Ok(()),
+        }
+        tracing::info!(
+            node = name,
+            clients = %node.client_address(),
+            peers = %node.peer_address(),
+            admin = %node.admin_address(),
+            memory = show_bytes(memory as u64),
+            workers,
+            "node started"
+        );
+        warn_of_limits(memory);
+        tokio::select! {
+            end = node.ended() => Err(fail(NOT_PERMITTED, end)),
+            () = signals.wait(&exposed) => Ok(()),
+        }
+    };
+    let outcome = runtime.block_on(run);
     tracing::info!("node stopping");
     node.stop();
-    Ok(())
+    outcome
+}
+
+/// Where the node listens, by flag.
+fn listeners(args: &ServeArgs) -> [(&'static str, SocketAddr); 3] {
+    [("--listen", args.listen), ("--peer-listen", args.peer_listen), ("--admin-listen", args.admin_listen)]
 }
 
 /// Every fault of the settings, told at once.
 fn config(args: &ServeArgs) -> anyhow::Result<NodeConfig> {
     let mut faults = Vec::new();
-    for (flag, address) in [("--listen", args.listen), ("--admin-listen", args.admin_listen)] {
+    for (flag, address) in listeners(args) {
         if !address.ip().is_loopback() && !args.insecure {
             faults.push(format!(
                 "{flag} {address} can be reached by other hosts, and nothing is encrypted and nobody is asked who they \
@@ -73,22 +95,66 @@ fn config(args: &ServeArgs) -> anyhow::Result<NodeConfig> {
         faults.push(format!("--name must have 1 to {NAME_BYTES_MAX} bytes"));
     }
     if let Some(advertise) = &args.advertise
-        && (parse_host_port(advertise).is_err() || advertise.len() > NAME_BYTES_MAX)
+        && !is_advertisable(advertise)
     {
-        faults.push(format!("--advertise {advertise:?} is not host:port, which is what clients connect to"));
+        faults.push(format!("--advertise {advertise:?} is not host or host:port, which is what others connect to"));
     }
+    let copies = Copies { replicas: args.replicas, min_isr: args.min_isr.unwrap_or(args.replicas.min(2)) };
+    faults.extend(cluster_faults(args, copies));
     if !faults.is_empty() {
         return Err(fail(CONFIG, faults.join("\n       ")));
     }
     let mut config = NodeConfig::new(args.name.clone().unwrap_or_else(host_name));
     config.listen = args.listen;
+    config.peer_listen = args.peer_listen;
     config.admin_listen = args.admin_listen;
-    config.advertise = args.advertise.clone().or_else(|| told_address(args.listen));
+    config.advertise = args.advertise.clone();
+    config.join = args.join.clone();
+    config.expect = args.expect;
+    config.copies = copies;
+    config.zone = args.zone.clone();
+    config.data_dir = args.data_dir.clone();
+    config.dead_after = Duration::from_secs(args.dead_after);
     config.memory_bytes = args.memory;
     config.message_bytes_max = args.message_max;
     config.vbuckets = vbuckets.unwrap_or(VBucketCount::DEFAULT);
     config.workers = args.workers.unwrap_or(config.workers);
     Ok(config)
+}
+
+/// What is wrong with the settings about other nodes.
+fn cluster_faults(args: &ServeArgs, copies: Copies) -> Vec<String> {
+    let mut faults = Vec::new();
+    if !(1..=REPLICAS_MAX).contains(&copies.replicas) {
+        faults.push(format!("--replicas {} does not lie between 1 and {REPLICAS_MAX}", copies.replicas));
+    } else if !copies.is_valid() {
+        let Copies { replicas, min_isr } = copies;
+        faults.push(format!("--min-isr {min_isr} does not lie between 1 and --replicas {replicas}"));
+    }
+    if args.expect == Some(0) {
+        faults.push("--expect must be at least 1".to_owned());
+    }
+    if args.expect.is_some_and(|expect| expect > 1) && args.join.is_empty() {
+        faults.push("--expect needs --join: somewhere to meet the others".to_owned());
+    }
+    for address in &args.join {
+        let is_good =
+            address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !is_good {
+            faults.push(format!("--join {address:?} is not host:port"));
+        }
+    }
+    if args.dead_after == 0 {
+        faults.push("--dead-after must be at least 1 second".to_owned());
+    }
+    faults
+}
+
+/// Whether others can be told to connect there: a host, or host:port.
+fn is_advertisable(address: &str) -> bool {
+    let is_host = |host: &str| !host.is_empty() && !host.contains([' ', '/']);
+    let has_port = parse_host_port(address).is_ok();
+    address.len() <= NAME_BYTES_MAX && (has_port || is_host(address) && !address.contains(':'))
 }
 
 /// Says what of the machine will not do for what was asked for. The node runs: it may never need it.
@@ -112,37 +178,39 @@ fn warn_of_limits(memory: usize) {
     }
 }
 
-/// What clients can connect to when the node listens on every address: the host by name.
-fn told_address(listen: SocketAddr) -> Option<String> {
-    listen.ip().is_unspecified().then(|| format!("{}:{}", host_name(), listen.port()))
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match name.trim() {
-        "" => "broky".to_owned(),
-        name => name.to_owned(),
-    }
-}
-
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BROKY_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG_DEFAULT));
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
 }
 
-async fn wait_for_signal(exposed: &[(&str, SocketAddr)]) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut remind = tokio::time::interval(INSECURE_REMINDER);
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = remind.tick(), if !exposed.is_empty() => {
-                for (flag, address) in exposed {
-                    tracing::warn!(flag, %address, "reachable by other hosts without encryption or authentication");
+/// What ends a node from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    remind: Interval,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            remind: tokio::time::interval(INSECURE_REMINDER),
+        })
+    }
+
+    /// Waits for one; meanwhile reminds of addresses that are exposed.
+    async fn wait(&mut self, exposed: &[(&str, SocketAddr)]) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.remind.tick(), if !exposed.is_empty() => {
+                    for (flag, address) in exposed {
+                        tracing::warn!(flag, %address, "reachable by other hosts without encryption or authentication");
+                    }
                 }
             }
         }

@@ -1,19 +1,14 @@
 //! `broky status`.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
-use std::time::Duration;
+use std::io::Write as _;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use serde::Deserialize;
 
+use crate::admin::get;
 use crate::args::StatusArgs;
 use crate::exit::{IO_ERROR, OrExit as _, UNAVAILABLE};
 use crate::units::{show_bytes, show_count};
-
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// More than any status takes.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// What a node says of itself.
 #[derive(Deserialize)]
@@ -31,6 +26,47 @@ struct Status {
     dropped_messages: u64,
     memory_used_bytes: u64,
     memory_max_bytes: u64,
+    cluster: Cluster,
+}
+
+/// What a node says of its cluster.
+#[derive(Deserialize)]
+struct Cluster {
+    map_version: u64,
+    vbuckets: u64,
+    leaderless: u64,
+    under_replicated: u64,
+    frozen: u64,
+    moving: u64,
+    replicas: u8,
+    min_isr: u8,
+    nodes: Vec<Node>,
+    raft: Raft,
+    waiting_for: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: u32,
+    name: String,
+    incarnation: u64,
+    zone: String,
+    liveness: String,
+    is_draining: bool,
+    client: String,
+    leads: u64,
+    copies: u64,
+    in_sync: u64,
+    is_me: bool,
+}
+
+#[derive(Deserialize)]
+struct Raft {
+    leader: Option<String>,
+    term: u64,
+    voters: Vec<String>,
+    learners: Vec<String>,
+    last_applied: u64,
 }
 
 /// Asks a node how it is, and shows it.
@@ -49,7 +85,7 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
     shown.and_then(|()| out.flush()).or_exit(IO_ERROR)
 }
 
-fn show(out: &mut impl io::Write, status: &Status) -> io::Result<()> {
+fn show(out: &mut impl std::io::Write, status: &Status) -> std::io::Result<()> {
     writeln!(
         out,
         "node           {} at {}, up {:.0} s, {} worker(s)",
@@ -70,31 +106,58 @@ fn show(out: &mut impl io::Write, status: &Status) -> io::Result<()> {
         show_count(status.pushed_messages),
         show_count(status.delivered_messages),
         show_count(status.dropped_messages)
-    )
+    )?;
+    show_cluster(out, &status.cluster)
 }
 
-/// The body of an HTTP/1.0 answer: the connection's end is the body's.
-fn get(address: &str, path: &str) -> anyhow::Result<String> {
-    let mut stream = connect(address)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).context("this is not the admin port of a node")?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| anyhow!("this is not the admin port of a node"))?;
-    let status = head.lines().next().unwrap_or_default();
-    anyhow::ensure!(status.contains(" 200 "), "{status}");
-    Ok(body.to_owned())
-}
-
-/// A connection to the first address of the host that takes one.
-fn connect(address: &str) -> io::Result<TcpStream> {
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, TIMEOUT) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failed = error,
-        }
+fn show_cluster(out: &mut impl std::io::Write, cluster: &Cluster) -> std::io::Result<()> {
+    if let Some(reason) = &cluster.waiting_for {
+        writeln!(out, "not ready      {reason}")?;
     }
-    Err(failed)
+    writeln!(
+        out,
+        "copies         {} of each of {} vbuckets, {} to commit; {} under-replicated, {} frozen, {} without a leader, {} \
+         being copied",
+        cluster.replicas,
+        cluster.vbuckets,
+        cluster.min_isr,
+        cluster.under_replicated,
+        cluster.frozen,
+        cluster.leaderless,
+        cluster.moving
+    )?;
+    let raft = &cluster.raft;
+    let leader = raft.leader.as_deref().unwrap_or("nobody");
+    writeln!(
+        out,
+        "raft           led by {leader} in term {}, {} applied, map {}; voters: {}; learners: {}",
+        raft.term,
+        raft.last_applied,
+        cluster.map_version,
+        list(&raft.voters),
+        list(&raft.learners)
+    )?;
+    writeln!(out)?;
+    let width = cluster.nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or_default().max("node".len());
+    let header = ["node", "id", "incarnation", "zone", "state", "leads", "copies", "in sync"];
+    let [name, id, incarnation, zone, state, leads, copies, in_sync] = header;
+    writeln!(
+        out,
+        "  {name:width$} {id:>4} {incarnation:>11} {zone:10} {state:10} {leads:>6} {copies:>6} {in_sync:>7}  clients"
+    )?;
+    for node in &cluster.nodes {
+        let me = if node.is_me { '*' } else { ' ' };
+        let state = if node.is_draining { "draining" } else { &node.liveness };
+        let zone = if node.zone.is_empty() { "-" } else { &node.zone };
+        let Node { id, name, incarnation, leads, copies, in_sync, client, .. } = node;
+        writeln!(
+            out,
+            "{me} {name:width$} {id:>4} {incarnation:>11} {zone:10} {state:10} {leads:>6} {copies:>6} {in_sync:>7}  {client}"
+        )?;
+    }
+    Ok(())
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

@@ -1,24 +1,23 @@
-//! The handle everything starts from: [`Client`] and how it is built.
+//! The handle everything starts from: [`Client`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use broky_proto::frame::encode;
-use broky_proto::v1::{TopologyRequest, TopologyResponse};
+use broky_proto::v1::TopologyResponse;
 use prost::Message as _;
 
 use crate::backoff::Backoff;
+use crate::builder::ClientBuilder;
 use crate::message::AsMessage;
-use crate::producer::{Lane, Producer, ProducerOptions, PushError, Receipt, unary};
+use crate::producer::{Lanes, Producer, ProducerOptions, PushError, Receipt, unary};
 use crate::subscription::{SubscribeError, SubscribeOptions, Subscription, Upstream};
-use crate::topology::{Topology, TopologyError};
-use crate::transport::{Attempt, CallError, ConnectError, Dialing, Method, Pool, RequestBody, Settings};
+use crate::topology::{Feed, Topology, TopologyError, TopologyWatch};
+use crate::transport::{Attempt, CallError, ConnectError, Dialing, Pool, ask_topology};
 
 /// A client of a broky cluster. Clones are handles to the same one.
 ///
-/// It needs the address of one node that is up; giving it all of them lets it survive the death of any. Any node takes
-/// any request.
+/// It needs the address of one node that is up, and learns those of the others from it. Any node takes any request.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -28,147 +27,27 @@ pub struct Client {
 pub(crate) struct Shared {
     pub(crate) pool: Arc<Pool>,
     pub(crate) connect_timeout: Duration,
-    backoff_first: Duration,
-    backoff_max: Duration,
+    backoff: Backoff,
     is_closed: AtomicBool,
-    lanes: Mutex<Vec<Weak<Lane>>>,
+    feed: Arc<Feed>,
+    producers: Mutex<Vec<Weak<Lanes>>>,
     upstreams: Mutex<Vec<Weak<Upstream>>>,
 }
 
-/// Builds a [`Client`].
-#[derive(Clone, Debug)]
-pub struct ClientBuilder {
-    addresses: Vec<String>,
-    connect_timeout: Duration,
-    backoff_first: Duration,
-    backoff_max: Duration,
-    stream_window_bytes: u32,
-    streams_per_connection: usize,
-    keep_alive_interval: Duration,
-    keep_alive_timeout: Duration,
-}
-
-impl Default for ClientBuilder {
-    fn default() -> Self {
-        Self {
-            addresses: Vec::new(),
-            connect_timeout: Duration::from_secs(5),
-            backoff_first: Duration::from_millis(20),
-            backoff_max: Duration::from_secs(2),
-            stream_window_bytes: 2 << 20,
-            streams_per_connection: 8,
-            keep_alive_interval: Duration::from_secs(10),
-            keep_alive_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
-/// HTTP/2's smallest sensible window: its default.
-const STREAM_WINDOW_BYTES_MIN: u32 = 65_535;
-/// What servers allow at least before they announce anything else.
-const STREAMS_PER_CONNECTION_MAX: usize = 100;
-
-impl ClientBuilder {
-    /// Adds a node's client address, `host:port`.
-    #[must_use]
-    pub fn address(mut self, address: impl Into<String>) -> Self {
-        self.addresses.push(address.into());
-        self
-    }
-
-    /// Adds client addresses, `host:port` each.
-    #[must_use]
-    pub fn addresses(mut self, addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.addresses.extend(addresses.into_iter().map(Into::into));
-        self
-    }
-
-    /// How long one address may take to answer. Default 5 s. Raised, it takes longer to go on to the next address.
-    #[must_use]
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// The wait between attempts is drawn from zero to a ceiling, which doubles with each failure from `first` up to
-    /// `max`. Default 20 ms and 2 s. Raised, reconnecting takes longer and a struggling cluster gets more rest.
-    #[must_use]
-    pub fn backoff(mut self, first: Duration, max: Duration) -> Self {
-        (self.backoff_first, self.backoff_max) = (first, max.max(first));
-        self
-    }
-
-    /// HTTP/2 flow-control window of one stream: what a node may send to a subscription that does not read. Default
-    /// 2 MiB, at least 64 KiB. Raised, more memory is taken by subscriptions that do not keep up.
-    #[must_use]
-    pub fn stream_window_bytes(mut self, bytes: u32) -> Self {
-        self.stream_window_bytes = bytes.max(STREAM_WINDOW_BYTES_MIN);
-        self
-    }
-
-    /// How many subscriptions share a connection. Default 8, from 1 to 100. A connection's window is that of a stream
-    /// times this. Raised, there are fewer connections, and hot subscriptions share what one connection can carry.
-    #[must_use]
-    pub fn streams_per_connection(mut self, streams: usize) -> Self {
-        self.streams_per_connection = streams.clamp(1, STREAMS_PER_CONNECTION_MAX);
-        self
-    }
-
-    /// After `interval` without a sign of life a connection with open streams is probed, and given up after `timeout`
-    /// without an answer. Default 10 s and 5 s.
-    #[must_use]
-    pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
-        (self.keep_alive_interval, self.keep_alive_timeout) = (interval, timeout);
-        self
-    }
-
-    /// Connects: tries the addresses in random order until a node answers.
-    ///
-    /// # Errors
-    /// When none does; see [`ConnectError`].
-    pub async fn connect(self) -> Result<Client, ConnectError> {
-        let client = self.connect_lazily()?;
-        client.probe().await?;
-        Ok(client)
-    }
-
-    /// A client that connects when it is first used.
-    ///
-    /// # Errors
-    /// When there is no address or one is not `host:port`.
-    pub fn connect_lazily(self) -> Result<Client, ConnectError> {
-        if self.addresses.is_empty() {
-            return Err(ConnectError::NoAddress);
-        }
-        let settings = Settings {
-            connect_timeout: self.connect_timeout,
-            stream_window_bytes: self.stream_window_bytes,
-            streams_per_connection: self.streams_per_connection,
-            keep_alive_interval: self.keep_alive_interval,
-            keep_alive_timeout: self.keep_alive_timeout,
-        };
-        let addresses = self.addresses.into_iter().map(checked).collect::<Result<_, _>>()?;
+impl Client {
+    pub(crate) fn new(pool: Arc<Pool>, connect_timeout: Duration, backoff: Backoff) -> Self {
         let shared = Shared {
-            pool: Arc::new(Pool::new(addresses, settings)),
-            connect_timeout: self.connect_timeout,
-            backoff_first: self.backoff_first,
-            backoff_max: self.backoff_max,
+            feed: Arc::new(Feed::new(Arc::clone(&pool), backoff)),
+            pool,
+            connect_timeout,
+            backoff,
             is_closed: AtomicBool::new(false),
-            lanes: Mutex::default(),
+            producers: Mutex::default(),
             upstreams: Mutex::default(),
         };
-        Ok(Client { shared: Arc::new(shared) })
+        Self { shared: Arc::new(shared) }
     }
-}
 
-/// The address, if it is `host:port`.
-fn checked(address: String) -> Result<Arc<str>, ConnectError> {
-    let is_valid = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        && address.parse::<http::uri::Authority>().is_ok();
-    if is_valid { Ok(address.into()) } else { Err(ConnectError::BadAddress(address)) }
-}
-
-impl Client {
     /// Connects to a cluster of which these are client addresses, `host:port` each, with the defaults of
     /// [`ClientBuilder`].
     ///
@@ -206,8 +85,9 @@ impl Client {
         if self.shared.is_closed() {
             return Err(ConnectError::Closed);
         }
-        let producer = Producer::start(options, Arc::clone(&self.shared.pool), self.shared.backoff());
-        register(&self.shared.lanes, producer.lane());
+        let Shared { pool, feed, .. } = &*self.shared;
+        let producer = Producer::start(options, Arc::clone(pool), Arc::clone(feed), self.shared.backoff());
+        register(&self.shared.producers, producer.lanes());
         Ok(producer)
     }
 
@@ -242,10 +122,9 @@ impl Client {
     /// # Errors
     /// See [`TopologyError`].
     pub async fn topology(&self) -> Result<Topology, TopologyError> {
-        let (connection, lease) = self.shared.pool.connection(Dialing::Shared, None).await?;
+        let (connection, place) = self.shared.pool.connection(Dialing::Shared, None, None).await?;
         let call = async {
-            let request = RequestBody::Once(Some(encode(&TopologyRequest {})));
-            let mut responses = connection.call(Method::Topology, request, lease).await?;
+            let mut responses = ask_topology(&connection, place).await?;
             let Some(message) = responses.next().await else {
                 return Err(CallError::Invalid("no topology in the answer".to_owned()));
             };
@@ -259,6 +138,21 @@ impl Client {
         Ok(Topology::new(response?)?)
     }
 
+    /// The cluster map, now and whenever it changes. All watches and producers of a client share one stream, which goes
+    /// on at another node when it breaks. Versions only go up, unless the cluster is founded anew, which its id shows.
+    ///
+    /// # Errors
+    /// [`ConnectError::Closed`] once the client is closed.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn watch_topology(&self) -> Result<TopologyWatch, ConnectError> {
+        if self.shared.is_closed() {
+            return Err(ConnectError::Closed);
+        }
+        Ok(TopologyWatch::new(&self.shared.feed))
+    }
+
     /// Closes the client: no new producers and subscriptions, subscriptions end, producers take no more messages. Waits
     /// until everything pushed has an outcome, which takes the delivery timeout at the most.
     pub async fn close(&self) {
@@ -266,39 +160,29 @@ impl Client {
         for upstream in registered(&self.shared.upstreams) {
             upstream.close();
         }
-        let lanes = registered(&self.shared.lanes);
-        lanes.iter().for_each(|lane| lane.close());
-        for lane in lanes {
-            lane.finished().await;
+        let producers = registered(&self.shared.producers);
+        producers.iter().for_each(|lanes| lanes.close());
+        for lanes in producers {
+            lanes.finished().await;
         }
+        self.shared.feed.stop();
         self.shared.pool.clear();
     }
 
-    /// Makes sure that some node speaks gRPC. A connection alone proves little: the kernel of a paused node makes it.
-    async fn probe(&self) -> Result<(), ConnectError> {
+    /// Makes sure that some node answers.
+    pub(crate) async fn probe(&self) -> Result<(), ConnectError> {
         let pool = &self.shared.pool;
         let mut attempts = Vec::new();
-        for address in pool.shuffled(None) {
-            let answered = async {
-                let connection = pool.dial(&address).await?;
-                let request = RequestBody::Once(Some(encode(&TopologyRequest {})));
-                match connection.call(Method::Topology, request, connection.lease()).await {
-                    // Whatever its answer, a node gave one.
-                    Ok(_) | Err(CallError::Refused { .. }) => Ok(connection),
-                    Err(error) => Err(error.to_string()),
-                }
-            };
-            let limit = self.shared.connect_timeout;
-            match tokio::time::timeout(limit, answered).await {
-                Ok(Ok(connection)) => {
-                    pool.keep_idle(&connection);
+        for address in pool.order(None, None) {
+            match pool.probe(&address).await {
+                Ok((connection, responses)) => {
+                    pool.keep(&connection);
+                    if let Some(responses) = responses {
+                        self.shared.feed.start(connection, responses);
+                    }
                     return Ok(());
                 }
-                Ok(Err(error)) => attempts.push(Attempt { address: address.to_string(), error }),
-                Err(_) => {
-                    let error = format!("no answer within {limit:?}");
-                    attempts.push(Attempt { address: address.to_string(), error });
-                }
+                Err(error) => attempts.push(Attempt { address: address.to_string(), error }),
             }
         }
         Err(ConnectError::Unreachable { attempts })
@@ -317,7 +201,7 @@ impl Shared {
     }
 
     pub(crate) fn backoff(&self) -> Backoff {
-        Backoff::new(self.backoff_first, self.backoff_max)
+        self.backoff
     }
 
     /// Lets [`Client::close`] reach a subscription.
@@ -348,16 +232,6 @@ fn lock<T>(list: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_host_and_port() {
-        for good in ["127.0.0.1:7400", "node-1:1", "[::1]:7400"] {
-            assert!(checked(good.to_owned()).is_ok(), "{good}");
-        }
-        for bad in ["", "node", ":7400", "node:", "node:70000", "http://node:1", "a b:1"] {
-            assert!(checked(bad.to_owned()).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn list_of_dead_entries_does_not_grow() {

@@ -6,7 +6,7 @@
 //!
 //! Source: <https://protobuf.dev/programming-guides/encoding/>.
 
-use broky_proto::id::{ProducerId, Sequence};
+use broky_proto::id::{ProducerId, Sequence, Token};
 use broky_proto::v1::Acks;
 
 use crate::message::{MessageRef, UID_BYTES};
@@ -65,6 +65,12 @@ impl<'a> Encoder<'a> {
             len += 1 + varint_len(message.ttl_ms as usize);
         }
         Self { message, len }
+    }
+
+    /// The message's token: what decides its vbucket.
+    #[inline]
+    pub(crate) fn token(&self) -> Token {
+        Token::of(self.message.key_partition, self.message.key)
     }
 
     /// Bytes of the encoded message: what the node's message limit is about.

@@ -1,7 +1,8 @@
 //! The Rust client of broky: a clustered, in-memory push/subscribe broker.
 //!
 //! [`Client::connect`] gives a handle that is cheap to clone. [`Client::producer`] opens a pipelined, deduplicated push
-//! stream: [`Producer::push`] appends to the open batch and returns a [`Ticket`] for the outcome. [`Client::subscribe`]
+//! stream per node: [`Producer::push`] appends to the open batch of the node that leads the message's vbucket and returns a
+//! [`Ticket`] for the outcome. [`Client::subscribe`]
 //! gives a [`Subscription`]: a `Stream` of [`Event`]s, or, faster, [`Subscription::next_batch`]. Both sides reconnect
 //! by themselves; a producer sends again what was not answered, a subscription resumes where it stopped, and whatever
 //! cannot be had any more arrives as an explicit [`Gap`].
@@ -33,6 +34,7 @@
 #![deny(missing_docs)]
 
 mod backoff;
+mod builder;
 mod client;
 mod encode;
 mod message;
@@ -44,12 +46,13 @@ mod transport;
 pub use broky_proto::id::{ClusterId, Epoch, Lineage, MapVersion, Offset, VBucketId};
 pub use broky_proto::resume::TokenError;
 pub use broky_proto::v1::{Acks, ErrorCode, GapReason};
-pub use client::{Client, ClientBuilder};
+pub use builder::ClientBuilder;
+pub use client::Client;
 pub use message::{AsMessage, Message, MessageRef};
 pub use producer::{FlushSummary, Position, Producer, ProducerOptions, PushError, Receipt, Ticket};
 pub use subscription::{
     Batch, Event, Gap, MessageView, OnSlow, Received, ResumeToken, Start, SubscribeError, SubscribeOptions,
     Subscription, SubscriptionStats,
 };
-pub use topology::{Topology, TopologyError, TopologyNode};
+pub use topology::{Topology, TopologyError, TopologyNode, TopologyWatch};
 pub use transport::{Attempt, CallError, ConnectError};

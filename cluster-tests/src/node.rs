@@ -45,6 +45,7 @@ impl TestNode {
     pub fn start_with(workers: u16, change: impl FnOnce(&mut NodeConfig)) -> Self {
         let mut config = NodeConfig::new("test");
         config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.peer_listen = config.listen;
         config.admin_listen = config.listen;
         config.memory_bytes = MEMORY_BYTES;
         config.workers = workers;

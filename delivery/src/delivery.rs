@@ -2,7 +2,7 @@
 
 use broky_proto::error::Refusal;
 use broky_proto::frame;
-use broky_proto::id::{ClusterId, Epoch, Incarnation, Lineage, MapVersion, Offset, VBucketCount, VBucketId};
+use broky_proto::id::{ClusterId, Incarnation, MapVersion, Offset, VBucketCount, VBucketId};
 use broky_proto::v1::{self, ErrorCode};
 use bytes::Bytes;
 use slab::Slab;
@@ -49,6 +49,8 @@ pub struct DeliveryStats {
 pub struct Delivery {
     pub(crate) config: DeliveryConfig,
     pub(crate) map_version: MapVersion,
+    /// Whether a client may have read elsewhere what this core has not heard of yet.
+    pub(crate) has_others: bool,
     pub(crate) feeds: Vec<Feed>,
     /// Per vbucket.
     pub(crate) views: Vec<View>,
@@ -73,6 +75,7 @@ impl Delivery {
         let mut delivery = Self {
             config,
             map_version: MapVersion(0),
+            has_others: false,
             feeds,
             views,
             interests: Interests::default(),
@@ -87,6 +90,11 @@ impl Delivery {
         delivery
     }
 
+    /// Notes whether other nodes serve the same vbuckets: then a client may have read what has not come here yet.
+    pub fn set_has_others(&mut self, has_others: bool) {
+        self.has_others = has_others;
+    }
+
     /// Takes the version that heartbeats tell.
     pub fn set_map_version(&mut self, version: MapVersion) {
         self.map_version = version;
@@ -94,21 +102,23 @@ impl Delivery {
         self.heartbeat = frame::encode(&v1::Delivery { heartbeat, ..v1::Delivery::default() });
     }
 
-    /// Makes a vbucket readable from `base` on, under a lineage and an epoch.
-    pub fn set_view(&mut self, vbucket: VBucketId, lineage: Lineage, epoch: Epoch, base: Offset) {
-        if let Some(view) = self.views.get_mut(usize::from(vbucket.0)) {
-            *view = View::new(lineage, epoch, base);
-        }
+    /// Whether a block's messages have to be looked at one by one for the present readers.
+    #[must_use]
+    pub fn needs_entries(&self, block: &Block) -> bool {
+        self.interests.has_indexed() || (block.has_system && !self.interests.match_all.is_empty())
     }
 
-    /// Takes a committed block. `entries` are its messages, in order. Readers that have something to read are added to
-    /// `wake`.
+    /// Takes a committed block. `entries` are its messages, in order; they may be left out where
+    /// [`Delivery::needs_entries`] allows it. Readers that have something to read are added to `wake`.
     pub fn handle_block(&mut self, feed: FeedId, block: Block, entries: &[Entry], wake: &mut Vec<SubscriptionId>) {
-        debug_assert_eq!(block.messages as usize, entries.len(), "every message has an entry");
+        debug_assert!(
+            block.messages as usize == entries.len() || !self.needs_entries(&block),
+            "every message has an entry"
+        );
         let matches = self.matcher.match_block(&self.interests, &block, entries);
         let Some(target) = self.feeds.get_mut(usize::from(feed.0)) else { return };
         let seq = target.tail();
-        for run in &block.runs {
+        for run in block.runs.iter() {
             if let Some(view) = self.views.get_mut(usize::from(run.vbucket.0)) {
                 view.append(run, seq);
             }
@@ -208,6 +218,18 @@ impl Delivery {
     #[must_use]
     pub fn stats(&self) -> DeliveryStats {
         self.stats
+    }
+
+    /// A block of a feed, while it is in memory.
+    #[must_use]
+    pub fn block(&self, feed: FeedId, seq: BlockSeq) -> Option<&Block> {
+        self.feeds.get(usize::from(feed.0))?.slot(seq).map(|slot| &slot.block)
+    }
+
+    /// The block in which an offset stands, or the first one behind it; `None` when that is still to come.
+    #[must_use]
+    pub fn block_of(&self, vbucket: VBucketId, offset: Offset) -> Option<BlockSeq> {
+        self.views.get(usize::from(vbucket.0))?.block_of(offset)
     }
 
     /// The sequence that a feed's next block will get.

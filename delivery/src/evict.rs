@@ -31,9 +31,9 @@ impl Delivery {
             self.overtake(feed, oldest);
         }
         let Some(block) = self.feeds.get_mut(usize::from(feed.0)).and_then(|source| source.pop()) else { return false };
-        for run in &block.runs {
+        for run in block.runs.iter() {
             if let Some(view) = self.views.get_mut(usize::from(run.vbucket.0)) {
-                view.evict(run);
+                view.evict(run, oldest);
             }
         }
         on_evicted(&block);

@@ -3,8 +3,11 @@
 //! Every reader of a source follows the same feed at its own position, so a slow reader costs no memory: what it has
 //! not read simply leaves at the old end, and the reader is told. Blocks are shared, never copied per reader.
 
+use std::sync::Arc;
+
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Offset, Token, VBucketId};
+use broky_proto::v1;
 use bytes::Bytes;
 
 use crate::chunked::Chunked;
@@ -64,16 +67,28 @@ pub struct Block {
     /// A gRPC prefix and an encoded `Delivery` of messages only.
     pub framed: Bytes,
     /// What it holds of each vbucket: each vbucket once.
-    pub runs: Box<[Run]>,
+    pub runs: Arc<[Run]>,
     /// How many messages it holds.
     pub messages: u32,
     /// Whether a key among them begins with `!system`.
     pub has_system: bool,
+    /// Which buffer of its owner's it is cut from. Opaque here.
+    pub arena: ArenaId,
 }
 
+/// A buffer that blocks are cut from, as the owner of the blocks counts them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct ArenaId(pub u64);
+
 impl Block {
+    /// A place in the feed that holds no message.
+    pub(crate) fn empty() -> Self {
+        Self { framed: Bytes::new(), runs: Arc::default(), messages: 0, has_system: false, arena: ArenaId::default() }
+    }
+
     /// The encoded messages.
-    pub(crate) fn messages(&self) -> &[u8] {
+    #[must_use]
+    pub fn encoded(&self) -> &[u8] {
         self.framed.get(PREFIX_LEN..).unwrap_or_default()
     }
 
@@ -92,6 +107,8 @@ pub(crate) struct Slot {
     pub(crate) block: Block,
     /// What matched at the time the block came; `None` once forgotten.
     pub(crate) matches: Option<Matches>,
+    /// Offsets that nobody gets who reads past this place.
+    pub(crate) gaps: Option<Box<[v1::Gap]>>,
 }
 
 /// The blocks of one source.
@@ -103,6 +120,8 @@ pub(crate) struct Feed {
     matches_floor: BlockSeq,
     /// Bytes that the remembered matches have copied together.
     gathered_bytes: usize,
+    /// Blocks below may hold messages of histories that are over.
+    pub(crate) stale_until: BlockSeq,
     /// No reader that is behind stands below. May be lower than the truth, never higher.
     pub(crate) behind_floor: BlockSeq,
     /// Bytes of all blocks that ever came.
@@ -135,9 +154,16 @@ impl Feed {
     pub(crate) fn push(&mut self, block: Block, matches: Matches) -> BlockSeq {
         let seq = self.tail();
         self.bytes_total += block.framed.len() as u64;
-        self.slots.push_back(Slot { block, matches: Some(matches) });
+        self.slots.push_back(Slot { block, matches: Some(matches), gaps: None });
         self.forget_matches(seq);
         seq
+    }
+
+    /// Notes offsets that nobody gets who reads past here.
+    pub(crate) fn push_gaps(&mut self, gaps: Box<[v1::Gap]>) {
+        let seq = self.tail();
+        self.slots.push_back(Slot { block: Block::empty(), matches: None, gaps: Some(gaps) });
+        self.forget_matches(seq);
     }
 
     /// Notes that `bytes` were copied together for a reader of some block.

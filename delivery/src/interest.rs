@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
-use crate::feed::BlockSeq;
+use crate::feed::{BlockSeq, FeedId};
 use crate::index::PatternIndex;
 use crate::pattern::Pattern;
 use crate::subscription::SubscriptionId;
@@ -131,6 +131,11 @@ impl Interests {
 
     pub(crate) fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// Each interest's readers that have everything of a feed.
+    pub(crate) fn live_mut(&mut self, feed: FeedId) -> impl Iterator<Item = &mut Vec<SubscriptionId>> {
+        self.table.iter_mut().filter_map(move |(_, interest)| interest.live.get_mut(usize::from(feed.0)))
     }
 
     /// Adds one subscription to the interest with this key. `tails` are the feeds' next blocks.

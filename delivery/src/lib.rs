@@ -11,6 +11,7 @@ mod chunked;
 mod delivery;
 mod evict;
 mod feed;
+mod history;
 pub mod index;
 mod interest;
 mod matching;
@@ -21,7 +22,7 @@ mod subscription;
 mod view;
 
 pub use delivery::{Delivery, DeliveryConfig, DeliveryStats, HEARTBEAT_SLOTS};
-pub use feed::{Block, BlockSeq, Entry, FeedId, Run};
+pub use feed::{ArenaId, Block, BlockSeq, Entry, FeedId, Run};
 pub use pattern::{Pattern, PatternError, is_system_key};
 pub use poll::Poll;
 pub use subscription::SubscriptionId;

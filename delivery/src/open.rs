@@ -2,12 +2,12 @@
 
 use broky_proto::error::Refusal;
 use broky_proto::frame;
-use broky_proto::id::{ClusterId, Lineage, Offset, VBucketId};
+use broky_proto::id::{ClusterId, Lineage, Offset, Token, VBucketId};
 use broky_proto::limits::{KEY_PARTITIONS_MAX, PATTERNS_MAX};
 use broky_proto::v1::{self, ErrorCode, GapReason, OnSlow, start::Start};
 
 use crate::delivery::Delivery;
-use crate::feed::FeedId;
+use crate::feed::{BlockSeq, Feed, FeedId};
 use crate::interest::{InterestId, InterestKey};
 use crate::pattern::Pattern;
 use crate::subscription::{AWAITED, Position, Resuming, Subscription, SubscriptionId};
@@ -29,6 +29,7 @@ impl Delivery {
     /// A refusal says which part of the request cannot be met; nothing was opened.
     pub fn open(&mut self, open: &v1::Open) -> Result<SubscriptionId, Refusal> {
         let key = self.validate(open)?;
+        self.check_ready(&key)?;
         let mut begin = match open.start.as_ref().and_then(|start| start.start.as_ref()) {
             None | Some(Start::Live(_)) => self.begin_live(),
             Some(Start::Earliest(_)) => self.begin_earliest(),
@@ -89,6 +90,22 @@ impl Delivery {
         Ok(InterestKey::new(patterns.collect::<Result<_, _>>()?, open.key_partitions.clone()))
     }
 
+    /// Fails while a vbucket that can be wanted is not readable here.
+    fn check_ready(&self, key: &InterestKey) -> Result<(), Refusal> {
+        let vbuckets = self.config.vbuckets;
+        let wanted: Vec<VBucketId> =
+            key.key_partitions.iter().map(|partition| vbuckets.vbucket_of(Token::of(partition, partition))).collect();
+        let lacking = vbuckets.iter().zip(&self.views).filter(|(_, view)| !view.is_ready);
+        let lacking = lacking.map(|(vbucket, _)| vbucket).find(|vbucket| wanted.is_empty() || wanted.contains(vbucket));
+        match lacking {
+            None => Ok(()),
+            Some(vbucket) => {
+                let reason = format!("vbucket {vbucket} is not in sync at this node");
+                Err(Refusal::new(ErrorCode::NotReady, reason))
+            }
+        }
+    }
+
     fn begin_live(&self) -> Begin {
         Begin {
             positions: self.feeds.iter().map(|feed| Position::Behind { next: feed.tail(), skip: 0 }).collect(),
@@ -99,11 +116,16 @@ impl Delivery {
     }
 
     fn begin_earliest(&self) -> Begin {
+        let from: Vec<Offset> = self.views.iter().map(|view| view.start).collect();
+        // Blocks may hold messages of histories that are over, or from before a vbucket was held here for good.
+        let stale = |feed: &Feed| if feed.oldest() < feed.stale_until { feed.stale_until } else { BlockSeq(0) };
+        let until: Vec<BlockSeq> = self.feeds.iter().map(stale).collect();
+        let is_filtered = until.iter().any(|until| *until > BlockSeq(0));
         Begin {
             positions: self.feeds.iter().map(|feed| Position::Behind { next: feed.oldest(), skip: 0 }).collect(),
-            resuming: None,
+            resuming: is_filtered.then(|| Box::new(Resuming { from: from.clone(), until })),
             gaps: Vec::new(),
-            from: self.views.iter().map(|view| view.start).collect(),
+            from,
         }
     }
 
@@ -139,13 +161,14 @@ impl Delivery {
             let (vbucket, lineage, reason) = (cursor.vbucket, lineage.0, reason.into());
             gaps.push(v1::Gap { vbucket, lineage, from: from.0, to: to.0, reason });
         };
-        if cursor.lineage < view.lineage.0 {
-            // Whatever the old lineage held beyond this point is gone. A new lineage starts above all of it.
-            gap(Lineage(cursor.lineage), offset, view.start.max(offset), GapReason::Lost);
+        if offset < view.base {
+            // Whatever the lineage of then held beyond this point is gone. The present one starts above all of it; a
+            // reader that has come so far is in it, whatever lineage it last heard of.
+            gap(Lineage(cursor.lineage), offset, view.start, GapReason::Lost);
             offset = view.start;
         }
-        // This shard may not have heard yet what a reader of another shard has been sent.
-        let ahead_max = if self.config.feeds > 1 { LAG_MAX } else { 0 };
+        // This shard may not have heard yet what a reader of another shard or node has been sent.
+        let ahead_max = if self.config.feeds > 1 || self.has_others { LAG_MAX } else { 0 };
         if cursor.lineage > view.lineage.0 || offset > view.end.plus(ahead_max) {
             let reason = format!(
                 "vbucket {vbucket}: position {offset} of lineage {} is ahead of {} of lineage {}",

@@ -6,7 +6,7 @@
 
 use broky_proto::error::Refusal;
 use broky_proto::frame;
-use broky_proto::id::{Offset, VBucketId};
+use broky_proto::id::{Offset, VBucketCount, VBucketId};
 use broky_proto::v1::{self, ErrorCode, GapReason, OnSlow};
 use broky_proto::wire::{Fields, stored_messages};
 use bytes::Bytes;
@@ -148,7 +148,8 @@ impl Delivery {
             self.stop_resuming(id, feed, next);
             match self.read_block(id, feed, next, skip, &mut looked_through) {
                 None => (next, skip) = (next.next(), 0),
-                Some(Part { framed, messages, rest, is_copy }) => {
+                Some(Part { framed, messages, rest, is_copy, gaps }) => {
+                    self.count_gaps(&gaps);
                     match rest {
                         0 => self.set_behind(id, feed, next.next(), 0),
                         _ => self.set_behind(id, feed, next, skip + messages),
@@ -208,6 +209,12 @@ impl Delivery {
         let is_matched = seq >= since && source.remembers_matches(seq);
         let allowance = subscription.allowance();
         let slot = source.slot_mut(seq)?;
+        if let Some(gaps) = &slot.gaps {
+            let vbuckets = self.config.vbuckets;
+            let resuming = subscription.resuming.as_deref().filter(|_| is_resuming);
+            let gaps = gaps.iter().filter_map(|gap| gap_for(gap, interest, vbuckets, resuming)).collect::<Vec<_>>();
+            return Part::of_gaps(gaps);
+        }
         if is_matched && !is_resuming && skip == 0 {
             let matches = slot.matches.as_mut()?;
             let (at, messages) = matches.find(subscription.interest)?;
@@ -215,13 +222,13 @@ impl Delivery {
                 let is_copy = messages != slot.block.messages;
                 let wanted = matches.wanted(at, &slot.block)?;
                 source.note_gathered(wanted.gathered_bytes);
-                return Some(Part { framed: wanted.framed, messages, rest: 0, is_copy });
+                return Some(Part { framed: wanted.framed, messages, rest: 0, is_copy, gaps: Vec::new() });
             }
         }
         let is_whole = interest.is_match_all() && !slot.block.has_system && !is_resuming && skip == 0;
         if is_whole && u64::from(slot.block.messages) <= allowance {
             let (framed, messages) = (slot.block.framed.clone(), slot.block.messages);
-            return Some(Part { framed, messages, rest: 0, is_copy: false });
+            return Some(Part { framed, messages, rest: 0, is_copy: false, gaps: Vec::new() });
         }
         *looked += slot.block.framed.len();
         let mut pieces = wanted_pieces(interest, &slot.block, subscription.resuming.as_deref().filter(|_| is_resuming));
@@ -235,7 +242,7 @@ impl Delivery {
         #[expect(clippy::cast_possible_truncation, reason = "a block holds fewer than u32::MAX messages")]
         let messages = pieces.len() as u32;
         let is_copy = messages != slot.block.messages;
-        Some(Part { framed: frame_pieces(&slot.block, &pieces), messages, rest, is_copy })
+        Some(Part { framed: frame_pieces(&slot.block, &pieces), messages, rest, is_copy, gaps: Vec::new() })
     }
 
     /// Tells a reader what was evicted before it came, and lets it go on from the oldest block.
@@ -280,7 +287,8 @@ impl Delivery {
                 lineage: view.lineage.0,
                 from: from.0,
                 to: view.start.0,
-                reason: GapReason::Slow.into(),
+                // A lineage that began since has lost what lay between.
+                reason: if from < view.base { GapReason::Lost } else { GapReason::Slow }.into(),
             })
             .collect()
     }
@@ -302,6 +310,25 @@ struct Part {
     rest: usize,
     /// Does not share the block's memory.
     is_copy: bool,
+    /// Told in place of messages.
+    gaps: Vec<v1::Gap>,
+}
+
+impl Part {
+    fn of_gaps(gaps: Vec<v1::Gap>) -> Option<Self> {
+        if gaps.is_empty() {
+            return None;
+        }
+        let framed = frame::encode(&v1::Delivery { gaps: gaps.clone(), ..v1::Delivery::default() });
+        Some(Self { framed, messages: 0, rest: 0, is_copy: true, gaps })
+    }
+}
+
+/// What a reader is told of a gap that stands in a feed.
+fn gap_for(gap: &v1::Gap, interest: &Interest, vbuckets: VBucketCount, resuming: Option<&Resuming>) -> Option<v1::Gap> {
+    let vbucket = u16::try_from(gap.vbucket).map(VBucketId).ok()?;
+    let from = resuming.map_or(gap.from, |resuming| gap.from.max(resuming.start_of(vbucket).0));
+    (from < gap.to && interest.may_want_vbucket(vbucket, vbuckets)).then_some(v1::Gap { from, ..*gap })
 }
 
 impl Resuming {
@@ -324,7 +351,7 @@ pub(crate) fn wanted_pieces(interest: &Interest, block: &Block, resuming: Option
     let mut pieces = Vec::new();
     let mut scratch = Vec::new();
     let mut start = frame::PREFIX_LEN;
-    for (span, message) in stored_messages(block.messages()).flatten() {
+    for (span, message) in stored_messages(block.encoded()).flatten() {
         let end = frame::PREFIX_LEN + (span.start + span.len) as usize;
         // Blocks hold what was validated when it was pushed.
         let Ok(fields) = Fields::scan(message) else { continue };

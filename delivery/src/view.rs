@@ -10,6 +10,10 @@ use crate::feed::{BlockSeq, Run};
 pub(crate) struct View {
     pub(crate) lineage: Lineage,
     pub(crate) epoch: Epoch,
+    /// The first offset of the lineage.
+    pub(crate) base: Offset,
+    /// Whether what is read here is all there is: this node leads the vbucket or is in sync.
+    pub(crate) is_ready: bool,
     /// The oldest readable offset.
     pub(crate) start: Offset,
     /// The offset behind the last readable one.
@@ -20,19 +24,33 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) fn new(lineage: Lineage, epoch: Epoch, base: Offset) -> Self {
-        Self { lineage, epoch, start: base, end: base, index: Chunked::default() }
+        Self { lineage, epoch, base, is_ready: false, start: base, end: base, index: Chunked::default() }
     }
 
     pub(crate) fn append(&mut self, run: &Run, seq: BlockSeq) {
-        debug_assert!(run.first == self.end || self.index.is_empty(), "offsets are dense");
+        debug_assert!(run.first >= self.end, "offsets ascend");
+        if self.index.is_empty() {
+            self.start = run.first;
+        }
         self.index.push_back((run.first, seq));
         self.end = run.end();
     }
 
-    /// Drops the oldest block's run.
-    pub(crate) fn evict(&mut self, run: &Run) {
-        self.index.pop_front();
-        self.start = run.end();
+    /// Goes on at `next`. What lies between the end and there will not come; whoever reads on is told by the feed.
+    pub(crate) fn skip_to(&mut self, next: Offset) {
+        debug_assert!(next >= self.end, "offsets ascend");
+        self.end = next;
+        if self.index.is_empty() {
+            self.start = next;
+        }
+    }
+
+    /// Drops the run of the oldest block, `seq`. Does nothing for a run of a history that this view no longer shows.
+    pub(crate) fn evict(&mut self, run: &Run, seq: BlockSeq) {
+        if self.index.get(0) == Some(&(run.first, seq)) {
+            self.index.pop_front();
+            self.start = self.index.get(0).map_or(self.end, |(first, _)| *first);
+        }
     }
 
     /// The block in which `offset` stands, or the first one behind it.

@@ -2,11 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use broky_proto::id::VBucketCount;
 use broky_proto::limits::MESSAGE_BYTES_MAX;
+use broky_ring::member::Copies;
 use broky_shard::ConfigError;
 use thiserror::Error;
+
+use crate::control::{ControlError, DEAD_AFTER, End};
 
 /// What a node is told at its start.
 #[derive(Clone, Debug)]
@@ -15,9 +20,12 @@ pub struct NodeConfig {
     pub name: String,
     /// Where clients connect. Default: 127.0.0.1:7400; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where other nodes connect. Default: 127.0.0.1:7401; port 0 takes a free one.
+    pub peer_listen: SocketAddr,
     /// Where `/metrics`, `/healthz`, `/readyz` and `/status` are served. Default: 127.0.0.1:7402.
     pub admin_listen: SocketAddr,
-    /// The host:port that clients are told. Default: what `listen` was bound to.
+    /// The host, or host:port for clients, under which others reach this node. Default: what it listens on, and this host's
+    /// name where that is every address.
     pub advertise: Option<String>,
     /// Memory for messages and what finds them, in bytes, over all shards. Default 512 MiB. Raised, slow and resuming
     /// subscribers miss less.
@@ -27,6 +35,20 @@ pub struct NodeConfig {
     /// How many vbuckets a cluster founded by this node has. Default 1024. Raised, load spreads more evenly over many
     /// nodes, and each vbucket costs memory.
     pub vbuckets: VBucketCount,
+    /// Peer addresses of nodes to form a cluster with, or to join. Default: none, the node founds a cluster of one.
+    pub join: Vec<String>,
+    /// How many nodes must have met before one of them founds a cluster. Default: none, the node only joins one.
+    pub expect: Option<u16>,
+    /// Copies of a cluster founded by this node. Default: 3, of which 2 must hold a message.
+    pub copies: Copies,
+    /// The node's failure domain; copies are kept in distinct ones. Default: the empty one.
+    pub zone: String,
+    /// Where the control log is kept. Default: in memory; a majority of nodes that dies at once then has to return before
+    /// anything can be decided again.
+    pub data_dir: Option<PathBuf>,
+    /// Time after which a dead node's copies are rebuilt elsewhere. Default: 5 minutes. Raised, fewer copies remain for
+    /// longer; lowered, a restart may move much data.
+    pub dead_after: Duration,
     /// Worker threads, each with a shard. Default: one less than there are cores, at least one.
     pub workers: u16,
 }
@@ -42,11 +64,18 @@ impl NodeConfig {
         Self {
             name: name.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            peer_listen: SocketAddr::from(([127, 0, 0, 1], 7401)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 7402)),
             advertise: None,
             memory_bytes: Self::MEMORY_BYTES_DEFAULT,
             message_bytes_max: MESSAGE_BYTES_MAX,
             vbuckets: VBucketCount::DEFAULT,
+            join: Vec::new(),
+            expect: None,
+            copies: Copies::DEFAULT,
+            zone: String::new(),
+            data_dir: None,
+            dead_after: DEAD_AFTER,
             workers: u16::try_from(cores.saturating_sub(1).clamp(1, 64)).unwrap_or(1),
         }
     }
@@ -73,6 +102,15 @@ pub enum StartError {
         /// What a shard says.
         source: ConfigError,
     },
+    /// The control plane cannot start: the data directory is in use, damaged or another node's. Correct `--data-dir`.
+    #[error("the control plane cannot start (--data-dir)")]
+    Control(#[source] ControlFault),
+    /// The cluster does not take this process, or not any more.
+    #[error(transparent)]
+    Ended(End),
+    /// The node was stopped before it had started.
+    #[error("stopped")]
+    Stopped,
     /// The system refuses a thread, a runtime or randomness.
     #[error("cannot start {what}")]
     System {
@@ -82,3 +120,8 @@ pub enum StartError {
         source: io::Error,
     },
 }
+
+/// What is wrong with the control plane, in words.
+#[derive(Debug, Error)]
+#[error(transparent)]
+pub struct ControlFault(#[from] ControlError);

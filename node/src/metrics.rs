@@ -11,6 +11,9 @@ pub(crate) struct Snapshot {
     pub(crate) workers: Vec<WorkerStats>,
     pub(crate) accepted: u64,
     pub(crate) refused: u64,
+    pub(crate) peers_accepted: u64,
+    pub(crate) peers_refused: u64,
+    pub(crate) peers_bad: u64,
     pub(crate) memory_max_bytes: usize,
     pub(crate) uptime_seconds: f64,
 }
@@ -40,6 +43,11 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
         "broky_push_messages_total",
         Unit::Count,
         "Messages stored. Flat under load: look at rejections and at the publishers.",
+    ),
+    (
+        "broky_replication_messages_total",
+        Unit::Count,
+        "Messages taken from leaders. Flat on a node that follows: look at its links and at the ISR.",
     ),
     (
         "broky_push_duplicate_messages_total",
@@ -90,6 +98,17 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
         Unit::Count,
         "Client connections refused at the descriptor limit. Rising: raise the limit of open files.",
     ),
+    ("broky_peer_connections_accepted_total", Unit::Count, "Connections to the peer port. Rising fast: links break."),
+    (
+        "broky_peer_connections_refused_total",
+        Unit::Count,
+        "Peers refused: of another cluster, replaced, or looking for somebody else. Rising: check the addresses in --join.",
+    ),
+    (
+        "broky_peer_connections_bad_total",
+        Unit::Count,
+        "Connections to the peer port that were no peer's. Rising: somebody else finds the port.",
+    ),
 ];
 
 const GAUGES: &[(&str, Unit, &str)] = &[
@@ -115,6 +134,7 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ),
     ("broky_memory_max_bytes", Unit::Bytes, "The memory budget."),
     ("broky_vbuckets_led", Unit::Count, "Vbuckets this node leads."),
+    ("broky_vbuckets_followed", Unit::Count, "Vbuckets of which this node follows the leader, in sync or catching up."),
     ("broky_process_resident_bytes", Unit::Bytes, "Resident memory of the process."),
     ("broky_process_open_files", Unit::Count, "Open file descriptors."),
     ("broky_process_threads", Unit::Count, "Threads. It does not change while the node runs."),
@@ -133,6 +153,7 @@ fn describe() {
 fn record(snapshot: &Snapshot) {
     let sum = |of: fn(&WorkerStats) -> u64| snapshot.workers.iter().map(of).sum::<u64>();
     counter!("broky_push_messages_total").absolute(sum(|w| w.shard.pushed_messages));
+    counter!("broky_replication_messages_total").absolute(sum(|w| w.shard.replicated_messages));
     counter!("broky_push_duplicate_messages_total").absolute(sum(|w| w.shard.duplicate_messages));
     counter!("broky_push_rejected_messages_total").absolute(sum(|w| w.shard.rejected_messages));
     counter!("broky_push_producers_forgotten_total").absolute(sum(|w| w.shard.forgotten_producers));
@@ -146,6 +167,9 @@ fn record(snapshot: &Snapshot) {
     counter!("broky_delivery_slow_ended_total").absolute(sum(|w| w.delivery.slow_ended));
     counter!("broky_connections_accepted_total").absolute(snapshot.accepted);
     counter!("broky_connections_refused_total").absolute(snapshot.refused);
+    counter!("broky_peer_connections_accepted_total").absolute(snapshot.peers_accepted);
+    counter!("broky_peer_connections_refused_total").absolute(snapshot.peers_refused);
+    counter!("broky_peer_connections_bad_total").absolute(snapshot.peers_bad);
     set("broky_connections_open", sum(|w| w.connections as u64));
     set("broky_delivery_subscriptions", sum(|w| w.subscriptions as u64));
     set("broky_delivery_interests", sum(|w| w.interests as u64));
@@ -157,6 +181,7 @@ fn record(snapshot: &Snapshot) {
     set("broky_memory_pinned_bytes", sum(|w| w.memory_pinned_bytes as u64));
     set("broky_memory_max_bytes", snapshot.memory_max_bytes as u64);
     set("broky_vbuckets_led", sum(|w| w.led as u64));
+    set("broky_vbuckets_followed", sum(|w| w.followed as u64));
     set("broky_process_resident_bytes", process::resident_bytes());
     set("broky_process_open_files", process::open_files());
     set("broky_process_threads", process::threads());

@@ -1,38 +1,55 @@
 //! A running node: starting its threads, and stopping them.
+//!
+//! The control thread comes first: it takes part in the cluster's control plane and answers operators. Only when the
+//! process is registered, and thereby knows its cluster and who it is in it, the shards start and clients are served.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use broky_proto::id::{Incarnation, IsrVersion, Member, NodeId, VBucketId};
+use broky_proto::peer::Hello;
 use broky_proto::v1::TopologyResponse;
-use broky_ring::member::Addresses;
-use broky_shard::{Assignment, ShardConfig, ShardId};
+use broky_ring::command::{Command, Outcome};
+use broky_ring::map::ClusterMap;
+use broky_ring::member::{Addresses, Zone};
+use broky_shard::{ShardConfig, ShardId};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
 
 use crate::admin::{self, Admin};
+use crate::advertise::advertised;
 use crate::config::{NodeConfig, StartError};
-use crate::control::{Founded, found};
+use crate::control::{Control, ControlConfig, End};
 use crate::grpc::{routes, set_not_serving};
 use crate::listener::{ListenerStats, bind, keep_accepting};
 use crate::metrics::Exporter;
-use crate::worker::{self, Inbox, ToWorker, WorkerConfig};
+use crate::peer::DataConnection;
+use crate::topology::topology;
+use crate::worker::{self, FromWorker, Inbox, ToWorker, WorkerConfig};
+
+/// Time for the first placement, before the node serves what it has: in a large cluster some vbuckets may have to wait
+/// for others.
+const PLACEMENT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for what still runs on the control thread when the node stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A running node. Dropped, it stops.
 #[derive(Debug)]
 pub struct Node {
     client_address: SocketAddr,
+    peer_address: SocketAddr,
     admin_address: SocketAddr,
-    inboxes: Vec<Inbox>,
-    /// What topology watchers follow; it has to live as long as they do.
-    topology: watch::Sender<TopologyResponse>,
-    workers: Vec<JoinHandle<()>>,
-    control: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    control: Control,
+    started: Option<oneshot::Receiver<Result<(), StartError>>>,
+    thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl Node {
-    /// Starts a node: when this returns, it takes calls.
+    /// Starts a node, and waits until it is in a cluster: when this returns, it takes calls.
     ///
     /// # Errors
     /// See [`StartError`]; nothing keeps running then.
@@ -40,97 +57,110 @@ impl Node {
     /// # Panics
     /// Within a tokio runtime: a node has its own.
     pub fn start(config: NodeConfig) -> Result<Self, StartError> {
-        let clients = bind(config.listen, "clients (--listen)")?;
-        let admins = bind(config.admin_listen, "the admin HTTP (--admin-listen)")?;
+        let mut node = Self::begin(config)?;
+        match node.started.take().map(oneshot::Receiver::blocking_recv) {
+            Some(Ok(started)) => started.map(|()| node),
+            Some(Err(_)) | None => Err(StartError::Stopped),
+        }
+    }
+
+    /// Begins to start a node: when this returns, it looks for a cluster and answers operators. [`started`](Self::started)
+    /// says when it takes calls.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing keeps running then.
+    ///
+    /// # Panics
+    /// Within a tokio runtime: a node has its own.
+    pub fn begin(config: NodeConfig) -> Result<Self, StartError> {
         let system = |what| move |source| StartError::System { what, source };
+        shard_config(&config, ShardId(0), NOBODY, &ClusterMap::default())
+            .validate()
+            .map_err(|source| StartError::Memory { workers: config.workers, source })?;
+        let clients = bind(config.listen, "clients (--listen)")?;
+        let peers = bind(config.peer_listen, "other nodes (--peer-listen)")?;
+        let admins = bind(config.admin_listen, "the admin HTTP (--admin-listen)")?;
         let client_address = clients.local_addr().map_err(system("the client listener"))?;
+        let peer_address = peers.local_addr().map_err(system("the peer listener"))?;
         let admin_address = admins.local_addr().map_err(system("the admin listener"))?;
-        let address = config.advertise.clone().unwrap_or_else(|| client_address.to_string());
-        let addresses = Addresses { client: address.clone(), peer: String::new(), admin: admin_address.to_string() };
-        let founded = found(&config.name, addresses, config.vbuckets).map_err(system("a cluster"))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(system("the control runtime"))?;
         let (routes, health) = runtime.block_on(routes()).map_err(system("the gRPC services"))?;
-        let mut node = Self {
-            client_address,
-            admin_address,
-            inboxes: Vec::new(),
-            topology: watch::Sender::new(founded.topology()),
-            workers: Vec::new(),
-            control: None,
+        let addresses = Addresses {
+            client: advertised(config.advertise.as_deref(), client_address, true),
+            peer: advertised(config.advertise.as_deref(), peer_address, false),
+            admin: advertised(config.advertise.as_deref(), admin_address, false),
         };
-        node.start_workers(&config, &founded, &routes)?;
+        // What the data plane does with the connections it is handed is its own affair.
+        let (data, data_connections) = mpsc::unbounded_channel();
+        let control = control_config(&config, addresses.clone());
+        let launch = async {
+            let peers = tokio::net::TcpListener::from_std(peers).map_err(system("the peer listener"))?;
+            Control::launch(control, peers, data).await.map_err(|source| StartError::Control(source.into()))
+        };
+        let control = runtime.block_on(launch)?;
         let listener = Arc::new(ListenerStats::default());
-        let admin = Arc::new(Admin {
-            name: config.name,
-            cluster: founded.cluster(),
-            address,
-            inboxes: node.inboxes.clone(),
+        let inboxes = Arc::new(OnceLock::new());
+        let admin = Admin {
+            name: config.name.clone(),
+            control: control.clone(),
+            address: addresses.client,
+            host: config.advertise.clone(),
+            inboxes: inboxes.clone(),
             listener: listener.clone(),
             memory_max_bytes: config.memory_bytes,
             started: Instant::now(),
             exporter: Exporter::new(),
-        });
-        let (stop, stopped) = oneshot::channel();
-        let inboxes = node.inboxes.clone();
-        let control = async move {
-            let (Ok(clients), Ok(admins)) =
-                (tokio::net::TcpListener::from_std(clients), tokio::net::TcpListener::from_std(admins))
-            else {
-                return tracing::error!("the listeners cannot be registered with the runtime");
-            };
-            let accepting = tokio::spawn(keep_accepting(clients, inboxes, listener));
-            let serving = tokio::spawn(admin::serve(admins, admin));
-            // A dropped node stops like one that is told to.
-            let _ = stopped.await;
-            set_not_serving(&health).await;
-            accepting.abort();
-            serving.abort();
         };
-        let thread = std::thread::Builder::new()
-            .name("broky-control".to_owned())
-            .spawn(move || {
-                runtime.block_on(control);
-                runtime.shutdown_timeout(Duration::from_millis(100));
-            })
-            .map_err(system("the control thread"))?;
-        node.control = Some((stop, thread));
-        Ok(node)
+        let (report, started) = oneshot::channel();
+        let shell = Shell { config, control: control.clone(), routes, health, inboxes, listener, data_connections };
+        let thread = shell.spawn(runtime, clients, admins, admin, report)?;
+        Ok(Self { client_address, peer_address, admin_address, control, started: Some(started), thread: Some(thread) })
     }
 
-    fn start_workers(&mut self, config: &NodeConfig, founded: &Founded, routes: &Routes) -> Result<(), StartError> {
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
-        self.inboxes = senders;
-        let assignments: Vec<Assignment> = founded.assignments();
-        for (shard, inbox) in (0..).map(ShardId).zip(receivers) {
-            let shard = ShardConfig {
-                shard,
-                shards: config.workers,
-                me: founded.me,
-                cluster: founded.cluster(),
-                vbuckets: config.vbuckets,
-                memory_bytes: config.memory_bytes / usize::from(config.workers),
-                block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,
-            };
-            let config = WorkerConfig {
-                shard,
-                message_bytes_max: config.message_bytes_max,
-                inboxes: self.inboxes.clone(),
-                topology: self.topology.subscribe(),
-                assignments: assignments.clone(),
-                routes: routes.clone(),
-            };
-            self.workers.push(worker::spawn(config, inbox)?);
+    /// Waits until the node takes calls, which may be until others have come.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Stop the node then.
+    pub async fn started(&mut self) -> Result<(), StartError> {
+        match &mut self.started {
+            Some(started) => {
+                let result = started.await.unwrap_or(Err(StartError::Stopped));
+                self.started = None;
+                result
+            }
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Waits until this process may not go on, because another one has taken its place or an operator has removed it. Stop
+    /// the node then.
+    pub async fn ended(&self) -> End {
+        let mut ended = self.control.ended();
+        loop {
+            let end = ended.borrow_and_update().clone();
+            if let Some(end) = end {
+                self.control.farewell().await;
+                return end;
+            }
+            if ended.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Where clients connect.
     #[must_use]
     pub fn client_address(&self) -> SocketAddr {
         self.client_address
+    }
+
+    /// Where other nodes connect.
+    #[must_use]
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer_address
     }
 
     /// Where the admin HTTP is served.
@@ -146,15 +176,9 @@ impl Node {
     }
 
     fn stop_threads(&mut self) {
-        if let Some((stop, thread)) = self.control.take() {
+        if let Some((stop, thread)) = self.thread.take() {
             let _ = stop.send(());
             let _ = thread.join();
-        }
-        for inbox in &self.inboxes {
-            let _ = inbox.send(ToWorker::Stop);
-        }
-        for worker in self.workers.drain(..) {
-            let _ = worker.join();
         }
     }
 }
@@ -162,5 +186,212 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.stop_threads();
+    }
+}
+
+const NOBODY: Member = Member { node: NodeId(0), incarnation: Incarnation(0) };
+
+fn shard_config(config: &NodeConfig, shard: ShardId, me: Member, map: &ClusterMap) -> ShardConfig {
+    ShardConfig {
+        shard,
+        shards: config.workers,
+        me,
+        cluster: map.cluster(),
+        vbuckets: map.vbucket_count().unwrap_or(config.vbuckets),
+        memory_bytes: config.memory_bytes / usize::from(config.workers.max(1)),
+        block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,
+    }
+}
+
+fn control_config(config: &NodeConfig, addresses: Addresses) -> ControlConfig {
+    ControlConfig {
+        name: config.name.clone(),
+        addresses,
+        zone: Zone(config.zone.clone()),
+        join: config.join.clone(),
+        expect: config.expect,
+        copies: config.copies,
+        vbuckets: config.vbuckets,
+        data_dir: config.data_dir.clone(),
+        dead_after: config.dead_after,
+    }
+}
+
+/// What the control thread runs.
+struct Shell {
+    config: NodeConfig,
+    control: Control,
+    routes: Routes,
+    health: HealthReporter,
+    /// Set when the workers run.
+    inboxes: Arc<OnceLock<Vec<Inbox>>>,
+    listener: Arc<ListenerStats>,
+    data_connections: mpsc::UnboundedReceiver<DataConnection>,
+}
+
+impl Shell {
+    fn spawn(
+        mut self,
+        runtime: Runtime,
+        clients: std::net::TcpListener,
+        admins: std::net::TcpListener,
+        admin: Admin,
+        report: oneshot::Sender<Result<(), StartError>>,
+    ) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
+        let (stop, stopped) = oneshot::channel();
+        let run = async move {
+            let (Ok(clients), Ok(admins)) =
+                (tokio::net::TcpListener::from_std(clients), tokio::net::TcpListener::from_std(admins))
+            else {
+                return tracing::error!("the listeners cannot be registered with the runtime");
+            };
+            let serving = tokio::spawn(admin::serve(admins, Arc::new(admin)));
+            let mut workers = Vec::new();
+            tokio::select! {
+                () = self.serve(clients, report, &mut workers) => {}
+                // A dropped node stops like one that is told to.
+                _ = stopped => {}
+            }
+            set_not_serving(&self.health).await;
+            for inbox in self.inboxes.get().into_iter().flatten() {
+                let _ = inbox.send(ToWorker::Stop);
+            }
+            // Open calls end meanwhile; the control plane goes on until they have.
+            let _ =
+                tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join()))).await;
+            serving.abort();
+            self.control.halt().await;
+        };
+        let thread = std::thread::Builder::new().name("broky-control".to_owned()).spawn(move || {
+            runtime.block_on(run);
+            runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+        });
+        Ok((stop, thread.map_err(|source| StartError::System { what: "the control thread", source })?))
+    }
+
+    /// Waits for a cluster, starts the workers, and serves clients. Returns when there is no cluster to serve in.
+    async fn serve(
+        &mut self,
+        clients: tokio::net::TcpListener,
+        report: oneshot::Sender<Result<(), StartError>>,
+        workers: &mut Vec<JoinHandle<()>>,
+    ) {
+        let me = match self.control.registered().await {
+            Ok(me) => me,
+            Err(end) => return drop(report.send(Err(StartError::Ended(end)))),
+        };
+        let mut map = self.control.map();
+        let is_placed = |map: &Arc<ClusterMap>| map.vbuckets().all(|(_, vbucket)| vbucket.leader.is_some());
+        let _ = tokio::time::timeout(PLACEMENT_TIMEOUT, map.wait_for(is_placed)).await;
+        let newest = map.borrow_and_update().clone();
+        let told = watch::Sender::new(topology(&newest));
+        let (to_control, mut from_workers) = mpsc::unbounded_channel();
+        let started = self.start_workers(me, &newest, &told, &to_control, workers);
+        let has_started = started.is_ok();
+        let _ = report.send(started);
+        if !has_started {
+            return;
+        }
+        let inboxes = self.inboxes.get().cloned().unwrap_or_default();
+        let accepting = tokio::spawn(keep_accepting(clients, inboxes, self.listener.clone()));
+        let _accepting = AbortOnDrop(accepting.abort_handle());
+        loop {
+            tokio::select! {
+                changed = map.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let newest = map.borrow_and_update().clone();
+                    told.send_replace(topology(&newest));
+                    for inbox in self.inboxes.get().into_iter().flatten() {
+                        // A worker that is gone reads nothing any more.
+                        let _ = inbox.send(ToWorker::Map(newest.clone()));
+                    }
+                }
+                Some((stream, hello)) = self.data_connections.recv() => self.hand_on(stream, hello),
+                Some(wish) = from_workers.recv() => self.fulfil(wish),
+            }
+        }
+    }
+
+    /// Gives a leader's connection to the shard of the same number.
+    fn hand_on(&self, stream: std::net::TcpStream, hello: Hello) {
+        let inboxes = self.inboxes.get().map(Vec::as_slice).unwrap_or_default();
+        let at = usize::from(hello.shard) % inboxes.len().max(1);
+        if let Some(inbox) = inboxes.get(at) {
+            let _ = inbox.send(ToWorker::Peer { stream, hello });
+        }
+    }
+
+    /// Does what a worker asks for.
+    fn fulfil(&self, wish: FromWorker) {
+        match wish {
+            FromWorker::Unreachable { member, how } => self.control.report_unreachable(member, how),
+            FromWorker::Propose { shard, command } => {
+                let (control, inboxes) = (self.control.clone(), self.inboxes.clone());
+                tokio::spawn(async move {
+                    let refused = propose(&control, command).await;
+                    let inbox = inboxes.get().and_then(|inboxes| inboxes.get(usize::from(shard)));
+                    if let Some(inbox) = inbox.filter(|_| !refused.is_empty()) {
+                        let _ = inbox.send(ToWorker::Refused(refused));
+                    }
+                });
+            }
+        }
+    }
+
+    fn start_workers(
+        &self,
+        me: Member,
+        map: &Arc<ClusterMap>,
+        told: &watch::Sender<TopologyResponse>,
+        to_control: &mpsc::UnboundedSender<FromWorker>,
+        workers: &mut Vec<JoinHandle<()>>,
+    ) -> Result<(), StartError> {
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..self.config.workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let inboxes = self.inboxes.get_or_init(|| senders);
+        for (shard, inbox) in (0..).map(ShardId).zip(receivers) {
+            let config = WorkerConfig {
+                shard: shard_config(&self.config, shard, me, map),
+                message_bytes_max: self.config.message_bytes_max,
+                inboxes: inboxes.clone(),
+                topology: told.subscribe(),
+                map: map.clone(),
+                to_control: to_control.clone(),
+                routes: self.routes.clone(),
+            };
+            workers.push(worker::spawn(config, inbox)?);
+        }
+        Ok(())
+    }
+}
+
+/// Proposes a command; returns the ISR changes in it that were refused for good.
+async fn propose(control: &Control, command: Command) -> Vec<(VBucketId, IsrVersion)> {
+    let changes = match &command {
+        Command::AlterIsr { changes, .. } => changes.iter().map(|change| (change.vbucket, change.expected)).collect(),
+        _ => Vec::new(),
+    };
+    match control.propose(command).await {
+        Ok(Outcome::AlterIsr(Ok(results))) => {
+            changes.into_iter().zip(results).filter(|(_, result)| result.is_err()).map(|(change, _)| change).collect()
+        }
+        Ok(Outcome::AlterIsr(Err(_))) => changes,
+        Ok(_) => Vec::new(),
+        // It may have been applied: the leader proposes it again, and goes by what the map says.
+        Err(error) => {
+            tracing::debug!(%error, "a proposal has no outcome");
+            Vec::new()
+        }
+    }
+}
+
+/// Ends a task when its owner does.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

@@ -37,24 +37,49 @@ pub enum Verdict {
     Forgotten,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    first: Sequence,
-    count: u64,
-    offset: Offset,
+/// Messages of one producer with sequences and offsets that follow one another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SequenceRun {
+    /// Sequence of the first.
+    pub first: Sequence,
+    /// How many; at least one.
+    pub count: u64,
+    /// Offset of the first.
+    pub offset: Offset,
 }
 
-impl Run {
+impl SequenceRun {
     fn end(&self) -> Sequence {
         self.first.plus(self.count)
     }
+
+    fn offset_end(&self) -> Offset {
+        self.offset.plus(self.count)
+    }
+}
+
+/// What is known of one producer: what a follower needs in order to recognise its retries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProducerState {
+    /// Who.
+    pub id: ProducerId,
+    /// The highest sequence stored; zero for none.
+    pub last: Sequence,
+    /// The lowest sequence refused and not offered again.
+    pub hole: Option<Sequence>,
+    /// Latest runs, oldest first.
+    pub runs: Vec<SequenceRun>,
+    /// Whether older runs were dropped.
+    pub has_dropped: bool,
+    /// Log end at the latest use.
+    pub used: Offset,
 }
 
 #[derive(Clone, Debug)]
 struct Producer {
     last: Sequence,
     hole: Option<Sequence>,
-    runs: VecDeque<Run>,
+    runs: VecDeque<SequenceRun>,
     /// Whether older runs were dropped.
     has_dropped: bool,
     /// Log end at the latest use: the clock by which the least recently used one is found.
@@ -100,7 +125,7 @@ impl Dedup {
                     known.runs.pop_front();
                     known.has_dropped = true;
                 }
-                known.runs.push_back(Run { first: sequence, count: 1, offset });
+                known.runs.push_back(SequenceRun { first: sequence, count: 1, offset });
             }
         }
     }
@@ -109,6 +134,64 @@ impl Dedup {
     pub fn refused(&mut self, producer: ProducerId, sequence: Sequence, log_end: Offset) {
         let known = self.entry(producer, log_end);
         known.hole = Some(known.hole.map_or(sequence, |hole| hole.min(sequence)));
+    }
+
+    /// Notes that a run of messages was stored, as [`Dedup::stored`] does for each.
+    pub fn stored_run(&mut self, producer: ProducerId, run: SequenceRun) {
+        let Some(last) = run.count.checked_sub(1) else { return };
+        self.stored(producer, run.first, run.offset);
+        if last > 0
+            && let Some(known) = self.producers.get_mut(&producer)
+            && let Some(newest) = known.runs.back_mut()
+        {
+            newest.count += last;
+            known.last = known.last.max(run.first.plus(last));
+            known.used = run.offset.plus(last);
+        }
+    }
+
+    /// Forgets what was stored from `log_end` on.
+    pub fn truncate(&mut self, log_end: Offset) {
+        let before = self.producers.len();
+        self.producers.retain(|_, known| known.truncate(log_end));
+        self.has_forgotten |= self.producers.len() < before;
+    }
+
+    /// Everything known, by producer ascending.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<ProducerState> {
+        let state = |(id, known): (&ProducerId, &Producer)| ProducerState {
+            id: *id,
+            last: known.last,
+            hole: known.hole,
+            runs: known.runs.iter().copied().collect(),
+            has_dropped: known.has_dropped,
+            used: known.used,
+        };
+        let mut all: Vec<ProducerState> = self.producers.iter().map(state).collect();
+        all.sort_unstable_by_key(|known| known.id);
+        all
+    }
+
+    /// Whether a producer was ever forgotten.
+    #[must_use]
+    pub fn has_forgotten(&self) -> bool {
+        self.has_forgotten
+    }
+
+    /// Takes over what another replica knows, in place of what is known here. More than [`PRODUCERS_MAX`] producers, or
+    /// more runs of one than are kept, are cut to the latest.
+    pub fn restore(&mut self, mut states: Vec<ProducerState>, has_forgotten: bool) {
+        self.has_forgotten = has_forgotten || states.len() > PRODUCERS_MAX;
+        states.sort_unstable_by_key(|known| std::cmp::Reverse((known.used, known.id)));
+        states.truncate(PRODUCERS_MAX);
+        let producer = |known: ProducerState| {
+            let skip = known.runs.len().saturating_sub(RUNS_MAX);
+            let runs = known.runs.into_iter().skip(skip).collect();
+            let has_dropped = known.has_dropped || skip > 0;
+            (known.id, Producer { last: known.last, hole: known.hole, runs, has_dropped, used: known.used })
+        };
+        self.producers = states.into_iter().map(producer).collect();
     }
 
     /// Producers remembered.
@@ -148,6 +231,27 @@ impl Dedup {
 }
 
 impl Producer {
+    /// Forgets what was stored from `log_end` on. Returns whether anything is known still.
+    fn truncate(&mut self, log_end: Offset) -> bool {
+        let is_cut = self.runs.back().is_some_and(|run| run.offset_end() > log_end);
+        while let Some(run) = self.runs.back_mut() {
+            if run.offset_end() <= log_end {
+                break;
+            }
+            run.count = log_end.since(run.offset);
+            if run.count > 0 {
+                break;
+            }
+            self.runs.pop_back();
+        }
+        if is_cut {
+            let newest = self.runs.back();
+            self.last = newest.map_or(Sequence(0), |run| Sequence(run.end().0.saturating_sub(1)));
+            self.used = self.used.min(log_end);
+        }
+        !self.runs.is_empty() || !is_cut
+    }
+
     fn find(&self, sequence: Sequence, has_forgotten: bool) -> Verdict {
         for run in self.runs.iter().rev() {
             if sequence >= run.first && sequence < run.end() {
@@ -225,6 +329,38 @@ mod tests {
         assert_eq!(dedup.len(), PRODUCERS_MAX);
         assert_eq!(dedup.check(ProducerId(1), Sequence(1)), Verdict::New);
         assert_eq!(dedup.check(ProducerId(2), Sequence(1)), Verdict::Duplicate(Some(Offset(1))));
+    }
+
+    #[test]
+    fn truncated_messages_are_new_again() {
+        let mut dedup = with(&[1, 2, 3, 7, 8]);
+        dedup.truncate(Offset(4));
+        assert_eq!(dedup.check(P, Sequence(7)), Verdict::Duplicate(Some(Offset(3))));
+        assert_eq!(dedup.check(P, Sequence(8)), Verdict::New);
+        dedup.truncate(Offset(2));
+        assert_eq!(dedup.check(P, Sequence(3)), Verdict::New);
+        assert_eq!(dedup.check(P, Sequence(2)), Verdict::Duplicate(Some(Offset(1))));
+        dedup.truncate(Offset(0));
+        assert!(dedup.is_empty());
+    }
+
+    #[test]
+    fn run_is_as_good_as_its_messages() {
+        let mut dedup = with(&[1, 2]);
+        dedup.stored_run(P, SequenceRun { first: Sequence(3), count: 3, offset: Offset(2) });
+        dedup.stored_run(P, SequenceRun { first: Sequence(9), count: 1, offset: Offset(5) });
+        assert_eq!(dedup.snapshot(), with(&[1, 2, 3, 4, 5, 9]).snapshot());
+    }
+
+    #[test]
+    fn snapshot_restores_everything() {
+        let mut dedup = with(&[1, 2, 3, 7, 8]);
+        dedup.refused(P, Sequence(9), Offset(5));
+        dedup.stored(ProducerId(2), Sequence(4), Offset(5));
+        let mut other = with(&[1]);
+        other.restore(dedup.snapshot(), dedup.has_forgotten());
+        assert_eq!(other.snapshot(), dedup.snapshot());
+        assert_eq!(other.check(P, Sequence(10)), Verdict::OutOfSequence);
     }
 
     #[test]

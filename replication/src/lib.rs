@@ -7,12 +7,14 @@
 
 mod dedup;
 mod epoch;
+mod follower;
 mod leader;
 mod log;
 mod replica;
 
-pub use dedup::{Dedup, Verdict};
+pub use dedup::{Dedup, ProducerState, SequenceRun, Verdict};
 pub use epoch::EpochHistory;
-pub use leader::{Follower, Leader};
+pub use follower::{AcceptError, AttachError, Attachment, Following, LogSummary};
+pub use leader::{Isr, Leader, Proposal};
 pub use log::Log;
 pub use replica::{Append, Replica, Role};

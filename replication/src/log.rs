@@ -80,6 +80,24 @@ impl Log {
         self.start = self.start.max(to);
     }
 
+    /// Forgets what is held from `to` on.
+    ///
+    /// # Panics
+    /// When `to` lies below the high watermark: what is committed is never taken back.
+    pub(crate) fn truncate(&mut self, to: Offset) {
+        assert!(to >= self.high_watermark, "truncating to {to} below the high watermark {}", self.high_watermark);
+        self.end = self.end.min(to);
+    }
+
+    /// Begins anew, empty, at `start`.
+    ///
+    /// # Panics
+    /// When `start` lies below the end: offsets would be given twice.
+    pub(crate) fn skip_to(&mut self, start: Offset) {
+        assert!(start >= self.end, "skipping to {start}, before the log's end {}", self.end);
+        (self.start, self.high_watermark, self.end) = (start, start, start);
+    }
+
     /// Fails when the bounds are out of order.
     pub fn check_invariants(&self) {
         assert!(

@@ -2,9 +2,10 @@
 
 use broky_proto::id::{Epoch, Lineage, Member, Offset, ProducerId, Sequence};
 
-use crate::dedup::{Dedup, Verdict};
+use crate::dedup::{Dedup, ProducerState, SequenceRun, Verdict};
 use crate::epoch::EpochHistory;
-use crate::leader::Leader;
+use crate::follower::{AcceptError, AttachError, Attachment, Following, LogSummary};
+use crate::leader::{Isr, Leader};
 use crate::log::Log;
 
 /// What a replica is for.
@@ -12,6 +13,8 @@ use crate::log::Log;
 pub enum Role {
     /// Takes pushes.
     Leader(Leader),
+    /// Takes what the leader sends; in sync or catching up, which only the leader tells apart.
+    Follower(Following),
     /// Holds no role: it takes nothing.
     Idle,
 }
@@ -54,13 +57,160 @@ impl Replica {
         }
     }
 
-    /// Takes the lead. Everything up to the log's end is kept and re-committed under the new epoch.
+    /// Takes the lead of `epoch`. Everything up to the log's end is kept and re-committed under the new epoch: it may have
+    /// been committed, and the news of that not have come.
     ///
     /// # Panics
-    /// When the leader's epoch is not above every epoch of the log.
-    pub fn lead(&mut self, leader: Leader) {
-        self.epochs.begin(leader.epoch(), self.log.end());
-        self.role = Role::Leader(leader);
+    /// When `epoch` is not above every epoch of the log.
+    pub fn lead(&mut self, epoch: Epoch, me: Member, isr: Isr) {
+        self.epochs.begin(epoch, self.log.end());
+        self.role = Role::Leader(Leader::new(epoch, me, self.log.end(), isr));
+    }
+
+    /// Follows the leader of `epoch`. Takes nothing before [`Replica::attach`].
+    pub fn follow(&mut self, epoch: Epoch, leader: Member) {
+        self.role = Role::Follower(Following { epoch, leader, is_attached: false });
+    }
+
+    /// Lays the role down: whoever leads is not known, or this replica is not wanted any more.
+    pub fn rest(&mut self) {
+        self.role = Role::Idle;
+    }
+
+    /// What a leader needs to know of this replica's log.
+    #[must_use]
+    pub fn summary(&self) -> LogSummary {
+        let (lineage, start, end) = (self.log.lineage(), self.log.start(), self.log.end());
+        LogSummary { lineage, start, end, epochs: self.epochs.clone() }
+    }
+
+    /// Where a follower with this log has to go on so that it becomes a copy of this one.
+    #[must_use]
+    pub fn attachment(&self, follower: &LogSummary) -> Attachment {
+        let start = self.log.start();
+        if follower.lineage != self.log.lineage() {
+            return Attachment::Restart { start };
+        }
+        let is_empty = follower.start == follower.end;
+        let common = match self.epochs.common_end(self.log.end(), &follower.epochs, follower.end) {
+            None if is_empty => Some(follower.end),
+            common => common,
+        };
+        match common {
+            Some(to) if to >= start && to >= follower.start && to <= self.log.end() => Attachment::Keep { to },
+            Some(_) | None => Attachment::Restart { start },
+        }
+    }
+
+    /// Attaches to the leader of `epoch`: cuts off what is not the leader's, and takes messages from now on.
+    ///
+    /// Producers whose latest messages were cut off may be forgotten altogether, so the leader sends what it knows of
+    /// producers before this replica can be in sync ([`Replica::restore_producers`]).
+    ///
+    /// # Errors
+    /// See [`AttachError`]; nothing changed.
+    pub fn attach(&mut self, epoch: Epoch, lineage: Lineage, attachment: Attachment) -> Result<(), AttachError> {
+        let Role::Follower(following) = &mut self.role else {
+            return Err(AttachError::OtherEpoch { asked: epoch, known: Epoch::default() });
+        };
+        if following.epoch != epoch {
+            return Err(AttachError::OtherEpoch { asked: epoch, known: following.epoch });
+        }
+        if self.log.lineage() != lineage {
+            return Err(AttachError::OtherLineage { asked: lineage, known: self.log.lineage() });
+        }
+        let (next, high_watermark) = (attachment.next(), self.log.high_watermark());
+        if next < high_watermark {
+            return Err(AttachError::Diverged { next, high_watermark });
+        }
+        following.is_attached = true;
+        match attachment {
+            Attachment::Keep { to } => {
+                self.log.truncate(to);
+                self.epochs.truncate(self.log.end());
+            }
+            Attachment::Restart { start } => {
+                self.log.truncate(high_watermark);
+                self.log.skip_to(start);
+                self.epochs.clear();
+            }
+        }
+        self.dedup.truncate(self.log.end());
+        Ok(())
+    }
+
+    /// Detaches: nothing is taken before the logs were compared again.
+    pub fn detach(&mut self) {
+        if let Role::Follower(following) = &mut self.role {
+            following.is_attached = false;
+        }
+    }
+
+    /// Takes `count` messages from `first` on, which were stored in `epoch`, from the leader of `leader_epoch`.
+    ///
+    /// # Errors
+    /// See [`AcceptError`]; nothing changed.
+    pub fn accept(&mut self, leader_epoch: Epoch, first: Offset, count: u64, epoch: Epoch) -> Result<(), AcceptError> {
+        match &self.role {
+            Role::Follower(following) if following.is_attached && following.epoch == leader_epoch => {}
+            Role::Follower(_) | Role::Leader(_) | Role::Idle => {
+                return Err(AcceptError::NotAttached { asked: leader_epoch });
+            }
+        }
+        let end = self.log.end();
+        if first != end {
+            return Err(AcceptError::Hole { first, end });
+        }
+        let last = self.epochs.latest().unwrap_or_default();
+        if epoch < last || epoch > leader_epoch {
+            return Err(AcceptError::EpochOrder { epoch, last, leader: leader_epoch });
+        }
+        if epoch > last {
+            self.epochs.begin(epoch, end);
+        }
+        self.log.extend(count);
+        Ok(())
+    }
+
+    /// Takes back what was just accepted from `to` on: it could not be stored.
+    pub fn retract(&mut self, to: Offset) {
+        self.log.truncate(to);
+        self.epochs.truncate(to);
+    }
+
+    /// Notes on a follower that everything below `to` is committed. Returns whether the high watermark moved.
+    pub fn commit_to(&mut self, to: Offset) -> bool {
+        match &self.role {
+            Role::Follower(_) => self.log.commit(to),
+            Role::Leader(_) | Role::Idle => false,
+        }
+    }
+
+    /// Notes on a follower that a producer's messages are among those accepted.
+    pub fn note_producer(&mut self, producer: ProducerId, run: SequenceRun) {
+        self.dedup.stored_run(producer, run);
+    }
+
+    /// Takes over what the leader knows of producers.
+    pub fn restore_producers(&mut self, states: Vec<ProducerState>, has_forgotten: bool) {
+        self.dedup.restore(states, has_forgotten);
+    }
+
+    /// The leader that this replica is, to change what it knows of the others.
+    pub fn leader_mut(&mut self) -> Option<&mut Leader> {
+        match &mut self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Follower(_) | Role::Idle => None,
+        }
+    }
+
+    /// The leader that this replica is.
+    #[must_use]
+    pub fn leader(&self) -> Option<&Leader> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Follower(_) | Role::Idle => None,
+        }
     }
 
     /// Offers a message. `producer` is `None` when it is not to be deduplicated.
@@ -75,7 +225,7 @@ impl Replica {
                 Verdict::Forgotten => return Append::Forgotten,
             }
         }
-        if leader.is_frozen() {
+        if leader.is_frozen() || !leader.has_offsets(self.log.end()) {
             if let Some((id, sequence)) = producer {
                 self.dedup.refused(id, sequence, self.log.end());
             }
@@ -107,8 +257,12 @@ impl Replica {
         leader.handle_ack(member, log_end) && self.advance_high_watermark()
     }
 
-    /// Forgets committed messages below `to`.
-    pub fn evict(&mut self, to: Offset) {
+    /// Forgets committed messages, `from` to `to`, which are the oldest. Messages of another history, or of before the log
+    /// began anew, are none of this log's.
+    pub fn evict(&mut self, from: Offset, to: Offset) {
+        if from < self.log.start() || to > self.log.high_watermark() {
+            return;
+        }
         self.log.evict(to);
         self.epochs.evict(self.log.start());
     }
@@ -160,17 +314,33 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::leader::Follower;
-    use broky_proto::id::{Incarnation, NodeId};
+    use broky_proto::id::{Incarnation, IsrVersion, NodeId};
 
     fn member(node: u32) -> Member {
         Member { node: NodeId(node), incarnation: Incarnation(1) }
     }
 
+    fn isr(nodes: &[u32], version: u64, min: usize) -> Isr {
+        Isr { members: nodes.iter().map(|node| member(*node)).collect(), version: IsrVersion(version), min }
+    }
+
     fn leading(followers: &[u32], min_isr: usize) -> Replica {
         let mut replica = Replica::new(Lineage(1), Offset::ZERO);
-        let followers = followers.iter().map(|node| Follower { id: member(*node), log_end: Offset::ZERO }).collect();
-        replica.lead(Leader::new(Epoch(1), member(0), followers, min_isr));
+        let nodes: Vec<u32> = std::iter::once(0).chain(followers.iter().copied()).collect();
+        replica.lead(Epoch(1), member(0), isr(&nodes, 1, min_isr));
+        for node in followers {
+            replica.handle_ack(member(*node), Offset::ZERO);
+        }
+        replica
+    }
+
+    /// A follower of epoch 1 that holds `count` messages, of which `committed` are committed.
+    fn following(count: u64, committed: u64) -> Replica {
+        let mut replica = Replica::new(Lineage(1), Offset::ZERO);
+        replica.follow(Epoch(1), member(0));
+        replica.attach(Epoch(1), Lineage(1), Attachment::Keep { to: Offset::ZERO }).unwrap();
+        replica.accept(Epoch(1), Offset::ZERO, count, Epoch(1)).unwrap();
+        replica.commit_to(Offset(committed));
         replica
     }
 
@@ -223,5 +393,98 @@ mod tests {
         assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)))), Append::OutOfSequence);
         assert_eq!(replica.append(Some((ProducerId(7), Sequence(1)))), Append::Stored(Offset(0)));
         assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)))), Append::Stored(Offset(1)));
+    }
+
+    #[test]
+    fn follower_takes_only_what_follows() {
+        let mut replica = following(3, 0);
+        assert_eq!(
+            replica.accept(Epoch(1), Offset(4), 1, Epoch(1)),
+            Err(AcceptError::Hole { first: Offset(4), end: Offset(3) })
+        );
+        assert_eq!(
+            replica.accept(Epoch(2), Offset(3), 1, Epoch(2)),
+            Err(AcceptError::NotAttached { asked: Epoch(2) }),
+            "it has not heard of that leader"
+        );
+        replica.accept(Epoch(1), Offset(3), 2, Epoch(1)).unwrap();
+        assert_eq!(replica.log().end(), Offset(5));
+    }
+
+    #[test]
+    fn follower_of_a_newer_epoch_rejects_the_older_leader() {
+        let mut replica = following(3, 3);
+        replica.follow(Epoch(2), member(1));
+        assert_eq!(replica.accept(Epoch(1), Offset(3), 1, Epoch(1)), Err(AcceptError::NotAttached { asked: Epoch(1) }));
+    }
+
+    #[test]
+    fn follower_truncates_to_where_the_epochs_agree() {
+        // Two followers of epoch 1: one got two messages more, and the other one was elected.
+        let mut elected = following(3, 2);
+        let mut other = following(5, 2);
+        elected.lead(Epoch(2), member(1), isr(&[1, 2], 2, 2));
+        elected.append(None);
+        other.follow(Epoch(2), member(1));
+        let attachment = elected.attachment(&other.summary());
+        assert_eq!(attachment, Attachment::Keep { to: Offset(3) });
+        other.attach(Epoch(2), Lineage(1), attachment).unwrap();
+        assert_eq!(other.log().end(), Offset(3));
+        other.accept(Epoch(2), Offset(3), 1, Epoch(2)).unwrap();
+        assert_eq!(other.epoch(), Epoch(2));
+        assert_eq!(elected.attachment(&other.summary()), Attachment::Keep { to: Offset(4) });
+    }
+
+    #[test]
+    fn committed_messages_are_never_taken_back() {
+        let mut replica = following(5, 4);
+        replica.follow(Epoch(2), member(1));
+        let diverged = AttachError::Diverged { next: Offset(3), high_watermark: Offset(4) };
+        assert_eq!(replica.attach(Epoch(2), Lineage(1), Attachment::Keep { to: Offset(3) }), Err(diverged));
+        assert_eq!(replica.log().end(), Offset(5));
+    }
+
+    #[test]
+    fn new_leader_keeps_its_tail_and_commits_it_with_its_isr() {
+        let mut replica = following(5, 2);
+        replica.lead(Epoch(2), member(1), isr(&[1, 2], 2, 2));
+        assert!(!replica.advance_high_watermark());
+        assert!(replica.handle_ack(member(2), Offset(5)));
+        assert_eq!(replica.log().high_watermark(), Offset(5));
+    }
+
+    #[test]
+    fn empty_follower_begins_where_the_leaders_log_starts() {
+        let mut leader = leading(&[], 1);
+        for _ in 0..9 {
+            leader.append(None);
+        }
+        leader.advance_high_watermark();
+        let empty = Replica::new(Lineage(1), Offset::ZERO);
+        assert_eq!(leader.attachment(&empty.summary()), Attachment::Keep { to: Offset(0) });
+        leader.evict(Offset(0), Offset(4));
+        let attachment = leader.attachment(&empty.summary());
+        assert_eq!(attachment, Attachment::Restart { start: Offset(4) });
+        let mut empty = empty;
+        empty.follow(Epoch(1), member(0));
+        empty.attach(Epoch(1), Lineage(1), attachment).unwrap();
+        empty.accept(Epoch(1), Offset(4), 5, Epoch(1)).unwrap();
+        empty.check_invariants();
+    }
+
+    #[test]
+    fn follower_whose_messages_the_leader_has_evicted_begins_anew() {
+        let mut leader = following(9, 9);
+        leader.lead(Epoch(3), member(1), isr(&[1], 2, 1));
+        leader.append(None);
+        leader.advance_high_watermark();
+        leader.evict(Offset(0), Offset(10));
+        let mut late = following(6, 5);
+        late.follow(Epoch(3), member(1));
+        let attachment = leader.attachment(&late.summary());
+        assert_eq!(attachment, Attachment::Restart { start: Offset(10) });
+        late.attach(Epoch(3), Lineage(1), attachment).unwrap();
+        assert_eq!((late.log().start(), late.log().end()), (Offset(10), Offset(10)));
+        late.check_invariants();
     }
 }

@@ -7,15 +7,20 @@
 
 use std::collections::VecDeque;
 
-use broky_delivery::BlockSeq;
+use broky_delivery::{ArenaId, BlockSeq};
 use bytes::{Bytes, BytesMut};
 
 /// A buffer that holds blocks.
 #[derive(Debug)]
 struct Arena {
+    id: ArenaId,
     sentinel: Bytes,
     capacity: usize,
-    /// The last block cut from it.
+    /// Blocks cut from it that are in memory still.
+    blocks: usize,
+    /// Whether more will be cut from it.
+    is_open: bool,
+    /// The last block of it that readers were given.
     last: Option<BlockSeq>,
 }
 
@@ -23,7 +28,8 @@ struct Arena {
 #[derive(Debug)]
 pub(crate) struct Arenas {
     standard_bytes: usize,
-    /// Oldest first; the last one is being written to.
+    next: ArenaId,
+    /// Oldest first.
     in_use: VecDeque<Arena>,
     /// Evicted, but a transport may still hold a part. Oldest first.
     pinned: VecDeque<Arena>,
@@ -36,6 +42,8 @@ impl Arenas {
     pub(crate) fn new(standard_bytes: usize) -> Self {
         Self {
             standard_bytes,
+            // Zero stands for no arena.
+            next: ArenaId(1),
             in_use: VecDeque::new(),
             pinned: VecDeque::new(),
             spare: Vec::new(),
@@ -65,8 +73,8 @@ impl Arenas {
         if capacity == self.standard_bytes && !self.spare.is_empty() { 0 } else { capacity }
     }
 
-    /// A buffer with room for `need` bytes.
-    pub(crate) fn open(&mut self, need: usize) -> BytesMut {
+    /// A buffer with room for `need` bytes, to cut blocks from until [`Arenas::close`].
+    pub(crate) fn open(&mut self, need: usize) -> (ArenaId, BytesMut) {
         let capacity = self.capacity_for(need);
         let mut buffer = match self.spare.pop() {
             Some(buffer) if buffer.capacity() >= capacity => buffer,
@@ -79,37 +87,66 @@ impl Arenas {
         buffer.clear();
         buffer.extend_from_slice(&[0]);
         let sentinel = buffer.split_to(1).freeze();
-        self.in_use.push_back(Arena { sentinel, capacity, last: None });
-        buffer
+        let id = self.next;
+        self.next = ArenaId(id.0 + 1);
+        self.in_use.push_back(Arena { id, sentinel, capacity, blocks: 0, is_open: true, last: None });
+        (id, buffer)
     }
 
     fn capacity_for(&self, need: usize) -> usize {
         self.standard_bytes.max(need + 1)
     }
 
-    /// Whether evicting blocks can free a buffer: whether there is another one than that being written to.
-    pub(crate) fn has_older(&self) -> bool {
-        self.in_use.len() > 1
+    /// Whether evicting blocks can free a buffer: whether there is another one than those being written to.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.in_use.iter().any(|arena| !arena.is_open)
     }
 
-    /// Notes that `seq` was cut from the buffer being written to.
-    pub(crate) fn note_block(&mut self, seq: BlockSeq) {
-        if let Some(arena) = self.in_use.back_mut() {
+    fn find(&mut self, id: ArenaId) -> Option<&mut Arena> {
+        let at = self.in_use.binary_search_by_key(&id, |arena| arena.id).ok()?;
+        self.in_use.get_mut(at)
+    }
+
+    /// Notes that nothing more is cut from a buffer.
+    pub(crate) fn close(&mut self, id: ArenaId) {
+        if let Some(arena) = self.find(id) {
+            arena.is_open = false;
+        }
+        self.retire(id);
+    }
+
+    /// Notes that a block was cut from a buffer.
+    pub(crate) fn note_cut(&mut self, id: ArenaId) {
+        if let Some(arena) = self.find(id) {
+            arena.blocks += 1;
+        }
+    }
+
+    /// Notes under which number readers were given a block of a buffer.
+    pub(crate) fn note_delivered(&mut self, id: ArenaId, seq: BlockSeq) {
+        if let Some(arena) = self.find(id) {
             arena.last = Some(seq);
         }
     }
 
-    /// Takes back buffers of which every block is older than `oldest`.
-    pub(crate) fn note_evicted(&mut self, oldest: BlockSeq) {
-        // The last one is being written to.
-        while self.in_use.len() > 1
-            && self.in_use.front().is_some_and(|arena| arena.last.is_none_or(|last| last < oldest))
+    /// Notes that a block is gone from memory.
+    pub(crate) fn note_gone(&mut self, id: ArenaId) {
+        if let Some(arena) = self.find(id) {
+            arena.blocks -= 1;
+        }
+        self.retire(id);
+    }
+
+    /// Takes back a buffer of which every block is gone.
+    fn retire(&mut self, id: ArenaId) {
+        let Ok(at) = self.in_use.binary_search_by_key(&id, |arena| arena.id) else { return };
+        if self.in_use.get(at).is_some_and(|arena| arena.blocks == 0 && !arena.is_open)
+            && let Some(arena) = self.in_use.remove(at)
         {
-            let Some(arena) = self.in_use.pop_front() else { break };
             self.pinned_bytes += arena.capacity;
             self.pinned.push_back(arena);
+            self.reclaim();
         }
-        self.reclaim();
     }
 
     /// Gives a spare buffer back to the system, but not the one that a buffer for `need` bytes would be cut from.
@@ -156,20 +193,21 @@ mod tests {
     #[test]
     fn buffer_is_used_again_once_nobody_holds_it() {
         let mut arenas = Arenas::new(1024);
-        let mut first = arenas.open(10);
+        let (id, mut first) = arenas.open(10);
         let block = cut(&mut first, 100);
         let address = block.as_ptr();
-        arenas.note_block(BlockSeq(0));
+        arenas.note_cut(id);
+        arenas.note_gone(id);
+        assert_eq!(arenas.pinned_bytes(), 0, "more is to be cut from it");
         drop(first);
-        let _second = arenas.open(10);
-        arenas.note_block(BlockSeq(1));
-        arenas.note_evicted(BlockSeq(1));
+        arenas.close(id);
+        let (_, _second) = arenas.open(10);
         assert_eq!((arenas.bytes(), arenas.pinned_bytes()), (2048, 1024), "a reader still holds the block");
         assert_eq!(arenas.growth_for(10), 1024);
         drop(block);
         arenas.reclaim();
         assert_eq!(arenas.growth_for(10), 0);
-        let mut third = arenas.open(10);
+        let (_, mut third) = arenas.open(10);
         assert_eq!(cut(&mut third, 100).as_ptr(), address);
         assert_eq!((arenas.bytes(), arenas.pinned_bytes()), (2048, 0));
     }
@@ -177,12 +215,26 @@ mod tests {
     #[test]
     fn oversized_buffer_is_given_back_to_the_system() {
         let mut arenas = Arenas::new(1024);
-        let large = arenas.open(5000);
+        let (id, large) = arenas.open(5000);
         assert!(large.capacity() >= 5000);
-        arenas.note_block(BlockSeq(0));
+        arenas.note_cut(id);
         drop(large);
-        let _next = arenas.open(1);
-        arenas.note_evicted(BlockSeq(1));
+        let (_, _next) = arenas.open(1);
+        arenas.close(id);
+        arenas.note_gone(id);
         assert_eq!(arenas.bytes(), 1024);
+    }
+
+    #[test]
+    fn buffers_go_in_the_order_in_which_their_blocks_do() {
+        let mut arenas = Arenas::new(1024);
+        let ids: Vec<ArenaId> = (0..3).map(|_| arenas.open(10).0).collect();
+        for id in &ids {
+            arenas.note_cut(*id);
+        }
+        arenas.close(ids[1]);
+        arenas.note_gone(ids[1]);
+        assert_eq!(arenas.growth_for(10), 0, "the second is spare, the others are being written to");
+        assert!(!arenas.has_closed());
     }
 }

@@ -1,70 +1,124 @@
-//! From an open block to its readers: seal, commit, deliver.
+//! From an open block to its readers: seal, replicate, commit, deliver.
 
 use std::sync::Arc;
 
-use broky_delivery::{Block, Entry, FeedId};
+use broky_delivery::{BlockSeq, FeedId};
 
+use crate::block::entries_of;
+use crate::memory::cost;
 use crate::open_block::Sealed;
-use crate::outbox::{MirrorBlock, Outbox};
+use crate::outbox::{Mirror, MirrorBlock, Outbox};
+use crate::pending::Progress;
 use crate::shard::Shard;
+use crate::writers::SetId;
 
 impl Shard {
-    /// Seals the open block and commits what its vbuckets' high watermarks allow. Call it when the pushers that were
-    /// ready have had their turn: then a block grows by itself under load, and goes at once when idle.
+    /// Seals the blocks being written, sends them to followers, and commits what the high watermarks allow. Call it when
+    /// the pushers that were ready have had their turn: then a block grows by itself under load, and goes at once when
+    /// idle.
     pub fn flush(&mut self, out: &mut Outbox) {
-        if let Some(sealed) = self.open.seal() {
-            for run in &sealed.block.runs {
-                if let Some(Some(replica)) = self.replicas.get_mut(usize::from(run.vbucket.0)) {
-                    replica.advance_high_watermark();
-                }
-                self.count_producers(run.vbucket);
+        for set in self.writers.sets() {
+            if let Some(sealed) = self.writers.open(set).seal() {
+                self.handle_sealed(set, sealed, out);
             }
-            self.uncommitted.push_back(sealed);
         }
-        while let Some(sealed) = self.uncommitted.pop_front() {
-            if !self.is_committed(&sealed.block) {
-                self.uncommitted.push_front(sealed);
-                break;
-            }
-            self.deliver(sealed, out);
-        }
+        self.deliver_committed(out);
         self.forget_producers();
         self.enforce_budget(out);
+        self.acknowledge(out);
+        self.is_turn_due = false;
     }
 
-    fn is_committed(&self, block: &Block) -> bool {
-        block.runs.iter().all(|run| {
-            let replica = self.replicas.get(usize::from(run.vbucket.0)).and_then(Option::as_ref);
-            replica.is_some_and(|replica| replica.log().high_watermark() >= run.end())
+    fn handle_sealed(&mut self, set: SetId, mut sealed: Sealed, out: &mut Outbox) {
+        self.arenas.note_cut(sealed.block.arena);
+        for run in sealed.block.runs.iter() {
+            if let Some(Some(replica)) = self.replicas.get_mut(usize::from(run.vbucket.0)) {
+                replica.advance_high_watermark();
+            }
+            self.count_producers(run.vbucket);
+        }
+        self.send_block(set, &mut sealed, out);
+        self.pending.push(sealed);
+    }
+
+    /// Delivers whatever has come to be committed, and tells followers.
+    pub(crate) fn deliver_committed(&mut self, out: &mut Outbox) {
+        while let Some(sealed) = self.next_committed() {
+            self.deliver(sealed, out);
+        }
+        for arena in self.pending.take_gone() {
+            self.arenas.note_gone(arena);
+        }
+        out.replies.append(&mut self.lost);
+        self.send_notices(out);
+    }
+
+    fn next_committed(&mut self) -> Option<Sealed> {
+        let (replicas, delivery) = (&self.replicas, &self.delivery);
+        self.pending.next_committed(|vbucket| {
+            let replica = replicas.get(usize::from(vbucket.0)).and_then(Option::as_ref);
+            Progress {
+                readable: delivery.bounds(vbucket).map(|(_, end)| end).unwrap_or_default(),
+                committed: replica.map(|replica| replica.log().high_watermark()).unwrap_or_default(),
+            }
         })
     }
 
     fn deliver(&mut self, sealed: Sealed, out: &mut Outbox) {
-        let Sealed { block, entries, waiting } = sealed;
-        let feed = FeedId(self.config.shard.0);
-        self.overhead_bytes += block.overhead_bytes();
+        self.note_commit(&sealed);
+        let Sealed { block, mut entries, waiting, .. } = sealed;
+        let feed = self.feed();
+        self.overhead_bytes += cost(&block);
         self.stats.blocks += 1;
         self.stats.block_bytes += block.framed.len() as u64;
-        self.arenas.note_block(self.delivery.tail(feed));
+        self.arenas.note_delivered(block.arena, self.delivery.tail(feed));
+        if entries.is_empty() && self.delivery.needs_entries(&block) {
+            entries = entries_of(&block);
+        }
         if self.config.shards > 1 {
-            out.mirror.push(MirrorBlock { block: block.clone(), entries: Arc::from(entries.as_slice()) });
+            let mirrored = MirrorBlock { block: block.clone(), entries: Arc::from(entries.as_slice()) };
+            out.mirror.push(Mirror::Block(mirrored));
         }
         self.delivery.handle_block(feed, block, &entries, &mut out.wake);
-        self.open.recycle(entries);
-        out.replies.extend(waiting);
+        self.writers.recycle(entries);
+        for waiter in waiting {
+            self.replies.done(waiter.reply, &mut out.replies);
+        }
     }
 
-    /// Takes a block that another shard of this node has committed.
-    pub fn handle_mirrored(&mut self, feed: FeedId, block: Block, entries: &[Entry], out: &mut Outbox) {
-        self.delivery.handle_block(feed, block, entries, &mut out.wake);
-    }
-
-    /// Drops another shard's oldest blocks, as it has.
-    pub fn handle_mirror_evicted(&mut self, feed: FeedId, blocks: u64) {
-        for _ in 0..blocks {
-            if !self.delivery.evict_oldest(feed, |_| {}) {
-                return;
+    /// Takes what another shard of this node has done to its part of what readers see.
+    pub fn handle_mirror(&mut self, feed: FeedId, mirror: Mirror, out: &mut Outbox) {
+        match mirror {
+            Mirror::Block(MirrorBlock { block, entries }) => {
+                if entries.is_empty() && self.delivery.needs_entries(&block) {
+                    let entries = entries_of(&block);
+                    self.delivery.handle_block(feed, block, &entries, &mut out.wake);
+                } else {
+                    self.delivery.handle_block(feed, block, &entries, &mut out.wake);
+                }
+            }
+            Mirror::Evicted => {
+                self.delivery.evict_oldest(feed, |_| {});
+            }
+            Mirror::View { vbucket, lineage, epoch, base } => self.delivery.set_view(vbucket, lineage, epoch, base),
+            Mirror::Lineage { vbucket, lineage, epoch, base } => {
+                self.delivery.begin_lineage(feed, vbucket, (lineage, epoch), base, &mut out.wake);
+            }
+            Mirror::Skip { vbucket, next } => self.delivery.skip_to(feed, vbucket, next, &mut out.wake),
+            Mirror::Epoch { vbucket, epoch } => self.delivery.set_epoch(vbucket, epoch),
+            Mirror::Ready { vbucket, is_ready } => {
+                out.is_ready_changed |= self.delivery.set_ready(vbucket, is_ready);
             }
         }
+    }
+
+    /// Cuts off the readers of this shard that hold evicted blocks of another one, up to `through`, because that shard
+    /// needs the memory.
+    pub fn handle_mirror_cut(&mut self, feed: FeedId, through: BlockSeq, out: &mut Outbox) {
+        self.cut_holders_of(feed, through, out);
+    }
+
+    pub(crate) fn feed(&self) -> FeedId {
+        FeedId(self.config.shard.0)
     }
 }

@@ -3,23 +3,38 @@
 //! A shard owns every vbucket whose number modulo the number of shards is its own. Pushed messages are appended to an
 //! open block ([`open_block`]), the block is sealed when the pushers that were ready have had their turn, commits
 //! through the vbuckets' high watermarks, and is then handed to the readers of every shard of the node.
+//!
+//! Towards other nodes a shard leads ([`leading`], [`catch_up`], [`isr`]) or follows ([`following`]); which of the two, it
+//! reads off the cluster map ([`roles`]).
 
 #![deny(missing_docs)]
 
 mod arena;
-mod assign;
+mod block;
+mod catch_up;
 mod commit;
 mod config;
+mod following;
+mod isr;
+mod leading;
 mod memory;
 mod open_block;
 mod outbox;
 mod outcome;
+mod pending;
 mod push;
+mod replies;
+mod roles;
+mod router;
+mod sessions;
 mod shard;
+mod writers;
 
-pub use assign::{Assignment, assignments};
 pub use config::{ConfigError, ShardConfig, ShardId};
-pub use outbox::{MirrorBlock, Outbox, Reply, Ticket};
+pub use following::InboundError;
+pub use isr::{LAG_MAX, TICK};
+pub use outbox::{Frame, InboundId, Mirror, MirrorBlock, Outbox, Reply, SessionId, Ticket};
 pub use outcome::{Collector, Exception, ExceptionKind, PartOutcome};
 pub use push::shards_of;
+pub use router::{Part, PartId, Routed, Router, Target, Told};
 pub use shard::{Shard, ShardStats};

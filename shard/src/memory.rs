@@ -7,16 +7,33 @@
 
 use std::sync::Arc;
 
-use broky_delivery::{BlockSeq, FeedId};
+use broky_delivery::{ArenaId, Block, BlockSeq, FeedId};
+use broky_proto::frame::{PREFIX_LEN, prefix};
 use broky_proto::id::VBucketId;
+use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::outbox::Outbox;
+use crate::block::APART;
+use crate::outbox::{Mirror, Outbox};
 use crate::shard::Shard;
+use crate::writers::SetId;
 
 /// What one remembered producer of one vbucket costs, in bytes, roughly.
 pub(crate) const PRODUCER_BYTES: usize = 256;
 /// Vbuckets among which one is chosen to forget a producer.
 const FORGET_AMONG: usize = 8;
+
+/// Where blocks of other nodes are copied to.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    pub(crate) arena: Option<ArenaId>,
+    pub(crate) buffer: BytesMut,
+}
+
+/// What a block costs beside its arena's bytes.
+pub(crate) fn cost(block: &Block) -> usize {
+    let own = if block.arena == APART { block.framed.len() } else { 0 };
+    block.overhead_bytes() + own
+}
 
 impl Shard {
     /// Bytes in use under the budget.
@@ -25,27 +42,55 @@ impl Shard {
         self.arenas.bytes() + self.overhead_bytes + self.producers * PRODUCER_BYTES
     }
 
-    /// Makes room for `need` bytes in the open block; seals it if that takes another arena or it gets too large.
+    /// Makes room for `need` bytes in the block being written for a set; seals it if that takes another arena or it gets
+    /// too large.
     ///
     /// # Errors
     /// Why there is no room: everything in memory waits to be committed.
-    pub(crate) fn make_room(&mut self, need: usize, out: &mut Outbox) -> Result<(), Arc<str>> {
-        let is_full = self.open.len() + need > self.config.block_bytes_max || self.open.room() < need;
-        if is_full && !self.open.is_empty() {
+    pub(crate) fn make_room(&mut self, set: SetId, need: usize, out: &mut Outbox) -> Result<(), Arc<str>> {
+        let max = self.config.block_bytes_max;
+        let open = self.writers.open(set);
+        let is_full = open.len() + need > max || open.room() < need;
+        if is_full && !open.is_empty() {
             self.flush(out);
         }
-        if self.open.room() >= need {
+        if self.writers.open(set).room() >= need {
             return Ok(());
         }
         // Before a new arena is opened the old one's handle must go, or it would pin itself.
-        self.open.set_buffer(bytes::BytesMut::new());
-        if !self.free(Some(need), out) && !self.uncommitted.is_empty() {
+        if let Some(arena) = self.writers.open(set).close_buffer() {
+            self.arenas.close(arena);
+        }
+        if !self.free(Some(need), out) && !self.pending.is_empty() {
             return Err("the memory budget is used up by messages that wait for their replicas".into());
         }
         // When nothing is left but what stalled readers hold, they are being cut off, and a push must not wait.
-        let buffer = self.arenas.open(need);
-        self.open.set_buffer(buffer);
+        let (arena, buffer) = self.arenas.open(need);
+        self.writers.open(set).set_buffer(arena, buffer);
         Ok(())
+    }
+
+    /// Copies a block that came from another node into this shard's memory.
+    ///
+    /// There is always room for it: refusing it would stall its leader. What followers have in flight is bounded by the
+    /// leaders' windows, and by that much the budget may be exceeded while nothing can be evicted.
+    pub(crate) fn keep_copy(&mut self, messages: &[u8], out: &mut Outbox) -> (ArenaId, Bytes) {
+        let need = PREFIX_LEN + messages.len();
+        if self.received.buffer.capacity() < need {
+            if let Some(arena) = self.received.arena.take() {
+                self.received.buffer = BytesMut::new();
+                self.arenas.close(arena);
+            }
+            self.free(Some(need), out);
+            let (arena, buffer) = self.arenas.open(need);
+            self.received = Received { arena: Some(arena), buffer };
+        }
+        let buffer = &mut self.received.buffer;
+        buffer.put_slice(&prefix(messages.len()));
+        buffer.put_slice(messages);
+        let arena = self.received.arena.unwrap_or_default();
+        self.arenas.note_cut(arena);
+        (arena, buffer.split().freeze())
     }
 
     /// Evicts until the budget is met.
@@ -101,7 +146,7 @@ impl Shard {
                 continue;
             }
             // The blocks of the arena being written to stay: they free nothing, and whoever keeps up reads them next.
-            if !self.arenas.has_older() || !self.evict_oldest(out) {
+            if !self.arenas.has_closed() || !self.evict_oldest(out) {
                 return false;
             }
         }
@@ -109,14 +154,14 @@ impl Shard {
 
     fn evict_oldest(&mut self, out: &mut Outbox) -> bool {
         let feed = FeedId(self.config.shard.0);
-        let mut freed = 0;
+        let (mut freed, mut arena) = (0, ArenaId::default());
         let (replicas, stats) = (&mut self.replicas, &mut self.stats);
         let evicted = self.delivery.evict_oldest(feed, |block| {
-            freed = block.overhead_bytes();
+            (freed, arena) = (cost(block), block.arena);
             stats.evicted_messages += u64::from(block.messages);
-            for run in &block.runs {
+            for run in block.runs.iter() {
                 if let Some(Some(replica)) = replicas.get_mut(usize::from(run.vbucket.0)) {
-                    replica.evict(run.end());
+                    replica.evict(run.first, run.end());
                 }
             }
         });
@@ -124,8 +169,10 @@ impl Shard {
             return false;
         }
         self.overhead_bytes -= freed;
-        self.arenas.note_evicted(self.delivery.oldest(feed));
-        out.mirror_evicted += 1;
+        self.arenas.note_gone(arena);
+        if self.config.shards > 1 {
+            out.mirror.push(Mirror::Evicted);
+        }
         self.cut_holders(out);
         true
     }
@@ -141,13 +188,7 @@ impl Shard {
         self.cut_holders_of(FeedId(self.config.shard.0), through, out);
     }
 
-    /// Cuts off the readers of this shard that hold evicted blocks of a shard, up to `through`, because that shard needs
-    /// the memory.
-    pub fn handle_mirror_cut(&mut self, feed: FeedId, through: BlockSeq, out: &mut Outbox) {
-        self.cut_holders_of(feed, through, out);
-    }
-
-    fn cut_holders_of(&mut self, feed: FeedId, through: BlockSeq, out: &mut Outbox) {
+    pub(crate) fn cut_holders_of(&mut self, feed: FeedId, through: BlockSeq, out: &mut Outbox) {
         for id in self.delivery.holders_of_evicted(feed, through) {
             self.delivery.end_for_memory(id);
             out.cut.push(id);

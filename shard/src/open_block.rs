@@ -1,19 +1,59 @@
 //! The block being written.
 
-use broky_delivery::{Block, Entry, Run};
+use broky_delivery::{ArenaId, Block, Entry, Run};
 use broky_proto::frame::{PREFIX_LEN, prefix};
-use broky_proto::id::{Offset, VBucketCount, VBucketId};
+use broky_proto::id::{Offset, ProducerId, Sequence, VBucketCount, VBucketId};
 use broky_proto::wire::{self, Stored, append_stored};
 use bytes::{BufMut, BytesMut};
 
-use crate::outbox::Reply;
+use crate::block::add_origin;
+use crate::outbox::SessionId;
+use crate::replies::ReplyKey;
 
-/// A sealed block and the requests that wait for it to commit.
+/// Messages of one request that follow one another in a block, and did so in the request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Origin {
+    /// Number of the first in the block.
+    pub(crate) first: u32,
+    /// Number of the first in the request.
+    pub(crate) index: u32,
+    pub(crate) count: u32,
+    pub(crate) producer: ProducerId,
+    /// Of the first.
+    pub(crate) sequence: Sequence,
+    /// Who waits for them to be committed.
+    pub(crate) reply: Option<ReplyKey>,
+}
+
+/// Where a message comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    pub(crate) producer: ProducerId,
+    pub(crate) sequence: Sequence,
+    pub(crate) index: u32,
+    pub(crate) reply: Option<ReplyKey>,
+}
+
+/// A reply that waits for a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Waiter {
+    pub(crate) reply: ReplyKey,
+    /// The message in the request that an earlier attempt had stored; its fate is the block's. `None` when the block holds
+    /// messages of the request itself, which their origins tell.
+    pub(crate) duplicate: Option<u32>,
+}
+
+/// A sealed block, until it is committed.
 #[derive(Debug)]
 pub(crate) struct Sealed {
     pub(crate) block: Block,
+    /// Empty for blocks that came from another node: they are looked through when somebody wants to know.
     pub(crate) entries: Vec<Entry>,
-    pub(crate) waiting: Vec<Reply>,
+    pub(crate) origins: Vec<Origin>,
+    /// Replies that wait for it.
+    pub(crate) waiting: Vec<Waiter>,
+    /// Which followers were sent it, and under which number.
+    pub(crate) sent: Vec<(SessionId, u64)>,
 }
 
 /// The block being written.
@@ -25,12 +65,18 @@ pub(crate) struct OpenBlock {
     /// Per vbucket: one more than its place in `runs`; 0 when it has none.
     run_of: Vec<u32>,
     has_system: bool,
-    pub(crate) waiting: Vec<Reply>,
+    arena: ArenaId,
+    /// Kept only where others hold copies.
+    origins: Option<Vec<Origin>>,
+    pub(crate) waiting: Vec<Waiter>,
 }
 
 impl OpenBlock {
-    pub(crate) fn new(vbuckets: VBucketCount) -> Self {
+    /// A block that nothing is written to yet. Where its messages come from is kept if `has_followers`.
+    pub(crate) fn new(vbuckets: VBucketCount, has_followers: bool) -> Self {
         Self {
+            arena: ArenaId::default(),
+            origins: has_followers.then(Vec::new),
             buffer: BytesMut::new(),
             entries: Vec::new(),
             runs: Vec::new(),
@@ -57,13 +103,32 @@ impl OpenBlock {
     ///
     /// # Panics
     /// When something has been written: it would be lost.
-    pub(crate) fn set_buffer(&mut self, buffer: BytesMut) {
+    pub(crate) fn set_buffer(&mut self, arena: ArenaId, buffer: BytesMut) {
         assert!(self.is_empty(), "the open block has {} messages", self.entries.len());
-        self.buffer = buffer;
+        (self.arena, self.buffer) = (arena, buffer);
+    }
+
+    /// Gives up the buffer, so that its arena is not pinned by it. Returns the arena, if there was one.
+    ///
+    /// # Panics
+    /// As [`OpenBlock::set_buffer`].
+    pub(crate) fn close_buffer(&mut self) -> Option<ArenaId> {
+        assert!(self.is_empty(), "the open block has {} messages", self.entries.len());
+        let arena = std::mem::take(&mut self.arena);
+        self.buffer = BytesMut::new();
+        (arena != ArenaId::default()).then_some(arena)
+    }
+
+    /// Whether it holds messages of a vbucket.
+    pub(crate) fn has(&self, vbucket: VBucketId) -> bool {
+        self.run_of.get(usize::from(vbucket.0)).is_some_and(|run| *run > 0)
     }
 
     #[inline]
-    pub(crate) fn append(&mut self, entry: &wire::Entry, message: &[u8], stored: &Stored) {
+    pub(crate) fn append(&mut self, entry: &wire::Entry, message: &[u8], stored: &Stored, source: Source) {
+        if let Some(origins) = &mut self.origins {
+            note_origin(origins, self.entries.len(), source);
+        }
         if self.buffer.is_empty() {
             // The prefix, filled in when the length is known.
             self.buffer.put_slice(&[0; PREFIX_LEN]);
@@ -115,9 +180,16 @@ impl OpenBlock {
             runs: self.runs.as_slice().into(),
             messages: u32::try_from(self.entries.len()).unwrap_or(u32::MAX),
             has_system: std::mem::take(&mut self.has_system),
+            arena: self.arena,
         };
         self.runs.clear();
-        Some(Sealed { block, entries: std::mem::take(&mut self.entries), waiting: std::mem::take(&mut self.waiting) })
+        Some(Sealed {
+            block,
+            entries: std::mem::take(&mut self.entries),
+            origins: self.origins.as_mut().map(std::mem::take).unwrap_or_default(),
+            waiting: std::mem::take(&mut self.waiting),
+            sent: Vec::new(),
+        })
     }
 
     /// Gives back the list of a sealed block, so that the next block needs no new one.
@@ -127,4 +199,13 @@ impl OpenBlock {
             self.entries = entries;
         }
     }
+}
+
+fn note_origin(origins: &mut Vec<Origin>, at: usize, source: Source) {
+    let Source { producer, sequence, index, reply } = source;
+    if producer.0 == 0 && reply.is_none() {
+        return;
+    }
+    let first = u32::try_from(at).unwrap_or(u32::MAX);
+    add_origin(origins, Origin { first, index, count: 1, producer, sequence, reply });
 }

@@ -3,12 +3,23 @@
 use std::sync::Arc;
 
 use broky_delivery::{Block, BlockSeq, Entry, SubscriptionId};
+use broky_proto::id::{Epoch, Lineage, Offset, VBucketId};
+use broky_ring::command::IsrChange;
+use bytes::Bytes;
 
 use crate::outcome::PartOutcome;
 
 /// Names a request that waits for its outcome. Opaque to the shard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket(pub u64);
+
+/// Names a link on which this shard sends blocks to a follower. Given by the caller, never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionId(pub u64);
+
+/// Names a link on which a leader sends blocks to this shard. Given by the caller, never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct InboundId(pub u64);
 
 /// The outcome of a shard's part of a request.
 #[derive(Clone, PartialEq, Debug)]
@@ -24,8 +35,75 @@ pub struct Reply {
 pub struct MirrorBlock {
     /// The block; its bytes are shared.
     pub block: Block,
-    /// Its messages.
+    /// Its messages; none for blocks that came from another node.
     pub entries: Arc<[Entry]>,
+}
+
+/// What the node's other shards have to do so that their readers see what this one's see, in this order.
+#[derive(Clone, Debug)]
+pub enum Mirror {
+    /// A block was committed.
+    Block(MirrorBlock),
+    /// The oldest block, or note of a gap, has left the memory.
+    Evicted,
+    /// A vbucket is held from here on; nobody is told.
+    View {
+        /// The vbucket.
+        vbucket: VBucketId,
+        /// Its history.
+        lineage: Lineage,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its first offset.
+        base: Offset,
+    },
+    /// A vbucket's new history begins; readers are told what is lost.
+    Lineage {
+        /// The vbucket.
+        vbucket: VBucketId,
+        /// Its history.
+        lineage: Lineage,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its first offset.
+        base: Offset,
+    },
+    /// A vbucket goes on further up; readers are told what will not come.
+    Skip {
+        /// The vbucket.
+        vbucket: VBucketId,
+        /// The next offset.
+        next: Offset,
+    },
+    /// A vbucket's epoch is another one.
+    Epoch {
+        /// The vbucket.
+        vbucket: VBucketId,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// Whether subscriptions to a vbucket can be opened has changed.
+    Ready {
+        /// The vbucket.
+        vbucket: VBucketId,
+        /// Whether they can.
+        is_ready: bool,
+    },
+}
+
+/// Bytes to send on a link: a gRPC message, in two pieces where the second is a block's own.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// What goes first, with the gRPC prefix.
+    pub head: Bytes,
+    /// What goes behind; may be empty.
+    pub body: Bytes,
+}
+
+impl From<Bytes> for Frame {
+    fn from(head: Bytes) -> Self {
+        Self { head, body: Bytes::new() }
+    }
 }
 
 /// Effects, in the order in which they came about.
@@ -37,10 +115,24 @@ pub struct Outbox {
     pub wake: Vec<SubscriptionId>,
     /// Readers whose connection has to be cut, because their transport holds memory and does not move.
     pub cut: Vec<SubscriptionId>,
-    /// Blocks for the other shards; only with several.
-    pub mirror: Vec<MirrorBlock>,
-    /// How many of the oldest blocks the other shards have to drop.
-    pub mirror_evicted: u64,
+    /// For the other shards; only with several.
+    pub mirror: Vec<Mirror>,
     /// Blocks up to this one are gone and yet held: the other shards have to cut off their readers that hold them.
     pub mirror_cut: Option<BlockSeq>,
+    /// Frames for followers.
+    pub to_followers: Vec<(SessionId, Frame)>,
+    /// Frames for leaders.
+    pub to_leaders: Vec<(InboundId, Frame)>,
+    /// Links to followers that have to be closed: they lag, or their peer breaks the protocol.
+    pub close_sessions: Vec<SessionId>,
+    /// Links from leaders that have to be closed, with the reason.
+    pub close_inbound: Vec<(InboundId, String)>,
+    /// ISR changes to propose in this process's name.
+    pub isr_changes: Vec<IsrChange>,
+    /// Vbuckets that somebody else should lead.
+    pub resign: Vec<(VBucketId, Epoch)>,
+    /// Lineages to reserve: the vbucket, the epoch, the end asked for.
+    pub extend: Vec<(VBucketId, Epoch, Lineage)>,
+    /// Subscriptions that could not be opened may be tried again.
+    pub is_ready_changed: bool,
 }

@@ -40,6 +40,8 @@ pub struct Exception {
 /// What became of one shard's part of a request: all committed, but for the exceptions.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct PartOutcome {
+    /// How many messages it is about.
+    pub messages: u32,
     /// Ascending by index.
     pub exceptions: Vec<Exception>,
     /// Where messages were stored, if that was asked for.
@@ -69,39 +71,47 @@ pub(crate) fn exception(index: u32, append: Append) -> Option<Exception> {
 #[derive(Debug)]
 pub struct Collector {
     messages: u32,
-    parts_missing: u16,
+    /// Messages whose outcome is not known.
+    missing: u32,
     exceptions: Vec<Exception>,
     positions: Vec<v1::Position>,
 }
 
 impl Collector {
-    /// A collector for a scanned request that went to `parts` shards.
+    /// A collector for a scanned request.
     #[must_use]
-    pub fn new(push: &Push, parts: u16) -> Self {
+    pub fn new(push: &Push) -> Self {
         let exceptions = push.rejected.iter().map(|Rejected { index, code, reason }| Exception {
             index: *index,
             kind: ExceptionKind::Rejected { code: *code, reason: reason.clone() },
         });
         Self {
             messages: u32::try_from(push.messages()).unwrap_or(u32::MAX),
-            parts_missing: parts,
+            missing: u32::try_from(push.entries.len()).unwrap_or(u32::MAX),
             exceptions: exceptions.collect(),
             positions: Vec::new(),
         }
     }
 
-    /// Takes one part. Returns whether it was the last.
+    /// Takes what became of some of the messages. Returns whether that was all.
     pub fn take(&mut self, part: PartOutcome) -> bool {
         self.exceptions.extend(part.exceptions);
         self.positions.extend(part.positions);
-        self.parts_missing = self.parts_missing.saturating_sub(1);
+        self.missing = self.missing.saturating_sub(part.messages);
         self.is_complete()
     }
 
-    /// Whether every part has reported.
+    /// Whether every message has an outcome.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.parts_missing == 0
+        self.missing == 0
+    }
+
+    /// What has come together so far, as one part.
+    #[must_use]
+    pub fn into_part(self) -> PartOutcome {
+        let messages = self.messages - self.missing;
+        PartOutcome { messages, exceptions: self.exceptions, positions: self.positions }
     }
 
     /// The response: every message's outcome once, in order.
@@ -169,7 +179,7 @@ mod tests {
 
     fn duplicates(indices: &[u32]) -> PartOutcome {
         let exceptions = indices.iter().map(|index| Exception { index: *index, kind: ExceptionKind::Duplicate });
-        PartOutcome { exceptions: exceptions.collect(), positions: Vec::new() }
+        PartOutcome { messages: 5, exceptions: exceptions.collect(), positions: Vec::new() }
     }
 
     fn spans(collector: Collector) -> Vec<(u32, u32, bool)> {
@@ -179,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_message_has_one_outcome() {
-        let mut collector = Collector { messages: 10, parts_missing: 2, exceptions: Vec::new(), positions: Vec::new() };
+        let mut collector = Collector { messages: 10, missing: 10, exceptions: Vec::new(), positions: Vec::new() };
         assert!(!collector.take(duplicates(&[5, 9])));
         assert!(collector.take(duplicates(&[4])));
         assert_eq!(spans(collector), [(0, 4, false), (4, 2, true), (6, 3, false), (9, 1, true)]);
@@ -187,7 +197,7 @@ mod tests {
 
     #[test]
     fn request_of_rejected_messages_only_needs_no_part() {
-        let collector = Collector::new(&push(3), 0);
+        let collector = Collector::new(&push(3));
         assert!(collector.is_complete());
         let response = collector.into_response();
         assert_eq!(response.outcomes.len(), 1);
@@ -197,6 +207,6 @@ mod tests {
 
     #[test]
     fn empty_request_has_no_outcomes() {
-        assert!(Collector::new(&push(0), 0).into_response().outcomes.is_empty());
+        assert!(Collector::new(&push(0)).into_response().outcomes.is_empty());
     }
 }

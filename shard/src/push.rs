@@ -10,9 +10,12 @@ use broky_proto::wire::{self, Push, Stored, stored_len_max};
 use broky_replication::{Append, Replica};
 
 use crate::config::ShardId;
+use crate::open_block::{Source, Waiter};
 use crate::outbox::{Outbox, Reply, Ticket};
 use crate::outcome::{Exception, ExceptionKind, PartOutcome, exception};
+use crate::replies::ReplyKey;
 use crate::shard::Shard;
+use crate::writers::SetId;
 
 /// The shards that own messages of a request, ascending.
 #[must_use]
@@ -30,64 +33,84 @@ pub fn shards_of(push: &Push, vbuckets: VBucketCount, shards: u16) -> Vec<ShardI
     (0..shards).zip(owners).filter(|(_, owns)| *owns).map(|(shard, _)| ShardId(shard)).collect()
 }
 
+/// What a request has so far come to.
+struct Storing<'a> {
+    now_unix_ns: i64,
+    request: &'a [u8],
+    push: &'a Push,
+    /// Who waits for its blocks; `None` when the reply does not wait.
+    reply: Option<ReplyKey>,
+    outcome: PartOutcome,
+}
+
 impl Shard {
     /// Stores the messages of a scanned request that this shard owns.
     ///
-    /// `request` are the bytes that were scanned. The outcome goes to `out.replies` under `ticket`: now, or when
-    /// [`Shard::flush`] commits the block, as `push.acks` asks for. `now_unix_ns` is the wall clock.
+    /// `request` are the bytes that were scanned. The outcome goes to `out.replies` under `ticket`: now, or when the
+    /// blocks that hold something of it are committed, as `push.acks` asks for. `now_unix_ns` is the wall clock.
     pub fn push(&mut self, now_unix_ns: i64, request: &[u8], push: &Push, ticket: Ticket, out: &mut Outbox) {
-        let need = room_needed(request, push);
-        if let Err(refusal) = self.make_room(need, out) {
+        if let Err(refusal) = self.make_room_for(request, push, out) {
             let outcome = self.refuse(push, &refusal);
             out.replies.push(Reply { ticket, outcome });
             return;
         }
-        let mut outcome = PartOutcome::default();
+        let reply = match push.acks {
+            Acks::Committed => Some(self.replies.begin(ticket)),
+            Acks::Leader | Acks::None => None,
+        };
+        let mut storing = Storing { now_unix_ns, request, push, reply, outcome: PartOutcome::default() };
         let owns_all = self.config.shards == 1;
-        let mut is_any_held = false;
         for entry in &push.entries {
             let vbucket = self.config.vbuckets.vbucket_of(entry.token);
             if owns_all || self.config.owns(vbucket) {
-                if self.open.len() + stored_len_max(entry.message.len as usize) > DELIVERY_BYTES_MAX {
+                let set = self.writers.set_of(vbucket);
+                if self.writers.open(set).len() + stored_len_max(entry.message.len as usize) > DELIVERY_BYTES_MAX {
                     self.flush(out);
                 }
-                is_any_held |= self.store(now_unix_ns, request, push, entry, vbucket, &mut outcome);
+                storing.outcome.messages += 1;
+                self.store(&mut storing, entry, vbucket, set);
             }
         }
-        let reply = Reply { ticket, outcome };
-        match push.acks {
-            Acks::Committed if is_any_held => self.reply_when_committed(reply, out),
-            Acks::Committed | Acks::Leader | Acks::None => out.replies.push(reply),
+        match reply {
+            Some(key) => self.replies.settle(key, storing.outcome, &mut out.replies),
+            None => out.replies.push(Reply { ticket, outcome: storing.outcome }),
         }
     }
 
-    /// Keeps a reply until everything stored so far is committed: also that which an earlier attempt stored.
-    fn reply_when_committed(&mut self, reply: Reply, out: &mut Outbox) {
-        if !self.open.is_empty() {
-            self.open.waiting.push(reply);
-        } else if let Some(last) = self.uncommitted.back_mut() {
-            last.waiting.push(reply);
-        } else {
-            out.replies.push(reply);
+    /// Makes room for a request in the blocks of all sets it touches.
+    fn make_room_for(&mut self, request: &[u8], push: &Push, out: &mut Outbox) -> Result<(), Arc<str>> {
+        if self.writers.len() == 1 {
+            return self.make_room(SetId::default(), room_needed(request.len(), push.entries.len()), out);
         }
+        let mut needs: Vec<(SetId, usize, usize)> = Vec::new();
+        for entry in &push.entries {
+            let vbucket = self.config.vbuckets.vbucket_of(entry.token);
+            if !self.config.owns(vbucket) {
+                continue;
+            }
+            let (set, len) = (self.writers.set_of(vbucket), entry.message.len as usize);
+            match needs.iter_mut().find(|need| need.0 == set) {
+                Some(need) => (need.1, need.2) = (need.1 + len, need.2 + 1),
+                None => needs.push((set, len, 1)),
+            }
+        }
+        for (set, bytes, messages) in needs {
+            self.make_room(set, room_needed(bytes, messages), out)?;
+        }
+        Ok(())
     }
 
-    /// Stores one message; returns whether the log holds it, from now or from an earlier attempt.
+    /// Stores one message.
     #[inline]
-    fn store(
-        &mut self,
-        now_unix_ns: i64,
-        request: &[u8],
-        push: &Push,
-        entry: &wire::Entry,
-        vbucket: VBucketId,
-        outcome: &mut PartOutcome,
-    ) -> bool {
+    fn store(&mut self, storing: &mut Storing<'_>, entry: &wire::Entry, vbucket: VBucketId, set: SetId) {
+        let Storing { push, outcome, .. } = storing;
         let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else {
             outcome.exceptions.extend(exception(entry.index, Append::NotLeader));
-            return false;
+            self.stats.rejected_messages += 1;
+            return;
         };
-        let producer = (push.producer.0 != 0).then(|| (push.producer, push.sequence.plus(u64::from(entry.index))));
+        let sequence = push.sequence.plus(u64::from(entry.index));
+        let producer = (push.producer.0 != 0).then_some((push.producer, sequence));
         let append = replica.append(producer);
         outcome.exceptions.extend(exception(entry.index, append));
         match append {
@@ -96,22 +119,42 @@ impl Shard {
                     note_position(outcome, entry.index, vbucket, replica, offset);
                 }
                 let epoch = replica.epoch();
-                let stored = Stored { crc32: entry.crc32, ts_broker: now_unix_ns, epoch, vbucket, offset };
-                self.open.append(entry, entry.message.of(request), &stored);
+                let stored = Stored { crc32: entry.crc32, ts_broker: storing.now_unix_ns, epoch, vbucket, offset };
+                let open = self.writers.open(set);
+                if let Some(reply) = storing.reply {
+                    let waiter = Waiter { reply, duplicate: None };
+                    if open.waiting.last() != Some(&waiter) {
+                        open.waiting.push(waiter);
+                        self.replies.wait(reply);
+                    }
+                }
+                let source = Source { producer: push.producer, sequence, index: entry.index, reply: storing.reply };
+                open.append(entry, entry.message.of(storing.request), &stored, source);
                 self.stats.pushed_messages += 1;
-                true
             }
             Append::Duplicate(offset) => {
                 if let Some(offset) = offset.filter(|_| push.want_positions) {
                     note_position(outcome, entry.index, vbucket, replica, offset);
                 }
+                let is_committed = replica.log().is_committed();
                 self.stats.duplicate_messages += 1;
-                true
+                if let Some(key) = storing.reply.filter(|_| !is_committed) {
+                    self.wait_for_last_of(vbucket, set, Waiter { reply: key, duplicate: Some(entry.index) });
+                }
             }
             Append::OutOfSequence | Append::Forgotten | Append::NotEnoughReplicas | Append::NotLeader => {
                 self.stats.rejected_messages += 1;
-                false
             }
+        }
+    }
+
+    /// Lets a reply wait for everything of a vbucket that is not committed: an earlier attempt's message is among it.
+    fn wait_for_last_of(&mut self, vbucket: VBucketId, set: SetId, waiter: Waiter) {
+        let open = self.writers.open(set);
+        let waiting = if open.has(vbucket) { Some(&mut open.waiting) } else { self.pending.last_of(vbucket) };
+        if let Some(waiting) = waiting {
+            waiting.push(waiter);
+            self.replies.wait(waiter.reply);
         }
     }
 
@@ -133,13 +176,14 @@ impl Shard {
             let kind = ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_string() };
             exceptions.push(Exception { index: entry.index, kind });
         }
-        PartOutcome { exceptions, positions: Vec::new() }
+        let messages = u32::try_from(exceptions.len()).unwrap_or(u32::MAX);
+        PartOutcome { messages, exceptions, positions: Vec::new() }
     }
 }
 
 /// Room for every message of a request with its broker-assigned fields, and for the prefix of each block it may take.
-fn room_needed(request: &[u8], push: &Push) -> usize {
-    let bytes = request.len() + push.entries.len() * stored_len_max(0);
+fn room_needed(bytes: usize, messages: usize) -> usize {
+    let bytes = bytes + messages * stored_len_max(0);
     bytes + PREFIX_LEN * (1 + bytes / (DELIVERY_BYTES_MAX / 2))
 }
 

@@ -1,21 +1,31 @@
 //! A shard's state and its parts.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use broky_delivery::{Delivery, DeliveryConfig, DeliveryStats};
-use broky_proto::id::{MapVersion, VBucketId};
-use broky_replication::{Leader, Replica};
+use broky_proto::id::{Epoch, MapVersion, Member, VBucketId};
+use broky_proto::time::Timestamp;
+use broky_replication::{Replica, Role};
 
 use crate::arena::Arenas;
-use crate::assign::Assignment;
 use crate::config::{ConfigError, ShardConfig};
-use crate::open_block::{OpenBlock, Sealed};
+use crate::following::Inbound;
+use crate::isr::Absent;
+use crate::memory::Received;
+use crate::outbox::{InboundId, Mirror, Outbox, Reply};
+use crate::pending::Pending;
+use crate::replies::Replies;
+use crate::roles::Place;
+use crate::sessions::Sessions;
+use crate::writers::Writers;
 
 /// What has happened since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ShardStats {
-    /// Messages stored.
+    /// Messages stored by pushes.
     pub pushed_messages: u64,
+    /// Messages taken from leaders.
+    pub replicated_messages: u64,
     /// Messages that an earlier attempt had stored.
     pub duplicate_messages: u64,
     /// Messages refused.
@@ -34,15 +44,40 @@ pub struct ShardStats {
 #[derive(Debug)]
 pub struct Shard {
     pub(crate) config: ShardConfig,
+    /// The latest moment heard of.
+    pub(crate) now: Timestamp,
+    pub(crate) map_version: MapVersion,
+    /// Current processes of all nodes, ascending.
+    pub(crate) members: Vec<Member>,
+    /// Per vbucket: what the map says.
+    pub(crate) places: Vec<Place>,
+    /// Per vbucket: the epoch in which links to followers replicate it.
+    pub(crate) staged: Vec<Epoch>,
     /// Per vbucket; `None` where another shard or node holds it.
     pub(crate) replicas: Vec<Option<Replica>>,
     pub(crate) delivery: Delivery,
-    pub(crate) open: OpenBlock,
-    /// Sealed blocks in the order in which they were written.
-    pub(crate) uncommitted: VecDeque<Sealed>,
+    pub(crate) writers: Writers,
+    pub(crate) received: Received,
+    pub(crate) pending: Pending,
+    pub(crate) replies: Replies,
+    /// Replies whose wait ended because nobody can tell any more.
+    pub(crate) lost: Vec<Reply>,
     pub(crate) arenas: Arenas,
     /// What readable blocks cost beside their bytes.
     pub(crate) overhead_bytes: usize,
+    /// Links to followers.
+    pub(crate) sessions: Sessions,
+    /// Processes to which a link is wanted and missing.
+    pub(crate) absent: BTreeMap<Member, Absent>,
+    /// Who was out of sync when ISR changes were last proposed.
+    pub(crate) leaving: Vec<Member>,
+    pub(crate) isr_is_due: bool,
+    pub(crate) proposed_at: Timestamp,
+    pub(crate) extended_at: Timestamp,
+    /// Links from leaders.
+    pub(crate) inbound: BTreeMap<InboundId, Inbound>,
+    /// Frames were taken that are not acknowledged.
+    pub(crate) is_turn_due: bool,
     /// Producers remembered by all vbuckets, as of their last block.
     pub(crate) producers: usize,
     /// Beyond this many, those unused for longest are forgotten.
@@ -60,54 +95,73 @@ impl Shard {
     /// See [`ConfigError`].
     pub fn new(config: ShardConfig) -> Result<Self, ConfigError> {
         config.validate()?;
+        let vbuckets = config.vbuckets;
         let delivery = Delivery::new(DeliveryConfig {
             cluster: config.cluster,
             incarnation: config.me.incarnation,
-            vbuckets: config.vbuckets,
+            vbuckets,
             feeds: config.shards,
             cursor_interval_bytes: config.memory_bytes as u64 / 4,
         });
         Ok(Self {
-            replicas: config.vbuckets.iter().map(|_| None).collect(),
+            now: Timestamp::default(),
+            map_version: MapVersion(0),
+            members: Vec::new(),
+            places: vec![Place::default(); vbuckets.len()],
+            staged: vec![Epoch::default(); vbuckets.len()],
+            replicas: vbuckets.iter().map(|_| None).collect(),
             delivery,
-            open: OpenBlock::new(config.vbuckets),
-            uncommitted: VecDeque::new(),
+            writers: Writers::new(vbuckets),
+            received: Received::default(),
+            pending: Pending::default(),
+            replies: Replies::default(),
+            lost: Vec::new(),
             arenas: Arenas::new(config.arena_bytes()),
             overhead_bytes: 0,
+            sessions: Sessions::new(),
+            absent: BTreeMap::new(),
+            leaving: Vec::new(),
+            isr_is_due: false,
+            proposed_at: Timestamp::default(),
+            extended_at: Timestamp::default(),
+            inbound: BTreeMap::new(),
+            is_turn_due: false,
             producers: 0,
             producers_max: config.memory_bytes / 8 / crate::memory::PRODUCER_BYTES,
-            producers_of: vec![0; config.vbuckets.len()],
+            producers_of: vec![0; vbuckets.len()],
             forget_from: 0,
             stats: ShardStats::default(),
             config,
         })
     }
 
-    /// Takes the version of the cluster map that readers are told.
-    pub fn handle_map_version(&mut self, version: MapVersion) {
-        self.delivery.set_map_version(version);
+    /// The map that this shard goes by.
+    #[must_use]
+    pub fn map_version(&self) -> MapVersion {
+        self.map_version
     }
 
-    /// Takes a vbucket of this node: leads it when this shard owns it, and lets readers see it in any case.
-    pub fn handle_assignment(&mut self, assignment: Assignment) {
-        let Assignment { vbucket, lineage, epoch, base, followers, min_isr } = assignment;
-        self.delivery.set_view(vbucket, lineage, epoch, base);
-        if !self.config.owns(vbucket) {
-            return;
-        }
-        if let Some(slot) = self.replicas.get_mut(usize::from(vbucket.0)) {
-            let mut replica = Replica::new(lineage, base);
-            replica.lead(Leader::new(epoch, self.config.me, followers, min_isr));
-            *slot = Some(replica);
+    pub(crate) fn replica(&self, vbucket: VBucketId) -> Option<&Replica> {
+        self.replicas.get(usize::from(vbucket.0)).and_then(Option::as_ref)
+    }
+
+    pub(crate) fn replica_mut(&mut self, vbucket: VBucketId) -> Option<&mut Replica> {
+        self.replicas.get_mut(usize::from(vbucket.0)).and_then(Option::as_mut)
+    }
+
+    /// Has the node's other shards do the same for their readers.
+    pub(crate) fn mirror(&self, mirror: Mirror, out: &mut Outbox) {
+        if self.config.shards > 1 {
+            out.mirror.push(mirror);
         }
     }
 
     pub(crate) fn count_producers(&mut self, vbucket: VBucketId) {
         let at = usize::from(vbucket.0);
-        let Some(Some(replica)) = self.replicas.get(at) else { return };
+        let known = self.replica(vbucket).map_or(0, |replica| replica.dedup().len());
         if let Some(counted) = self.producers_of.get_mut(at) {
-            self.producers = self.producers - *counted + replica.dedup().len();
-            *counted = replica.dedup().len();
+            self.producers = self.producers - *counted + known;
+            *counted = known;
         }
     }
 
@@ -128,10 +182,10 @@ impl Shard {
         &self.config
     }
 
-    /// Whether something was pushed since the last flush.
+    /// Whether something was pushed, or taken from a leader, since the last flush.
     #[must_use]
     pub fn needs_flush(&self) -> bool {
-        !self.open.is_empty()
+        self.is_turn_due || !self.writers.is_empty()
     }
 
     /// What has happened since the start.
@@ -149,7 +203,25 @@ impl Shard {
     /// Vbuckets that this shard leads.
     #[must_use]
     pub fn led(&self) -> usize {
-        self.replicas.iter().flatten().count()
+        self.replicas.iter().flatten().filter(|replica| matches!(replica.role(), Role::Leader(_))).count()
+    }
+
+    /// Vbuckets that this shard follows.
+    #[must_use]
+    pub fn followed(&self) -> usize {
+        self.replicas.iter().flatten().filter(|replica| matches!(replica.role(), Role::Follower(_))).count()
+    }
+
+    /// Replies that wait for blocks to be committed.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.replies.len()
+    }
+
+    /// A vbucket's log: where it starts, up to where it is committed, and where it ends.
+    #[must_use]
+    pub fn log(&self, vbucket: VBucketId) -> Option<&broky_replication::Log> {
+        self.replica(vbucket).map(Replica::log)
     }
 
     /// Bytes of evicted blocks that readers' transports still hold.

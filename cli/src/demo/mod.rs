@@ -37,6 +37,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let input = Arc::new(Input::open(args)?);
     let mut config = NodeConfig::new("demo");
     config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.peer_listen = config.listen;
     config.admin_listen = config.listen;
     let node = Node::start(config).or_exit(CONFIG)?;
     println!("{}: {} lines to push, from {}", node.client_address(), input.total(), input.name());

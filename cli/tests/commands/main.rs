@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail")]
 
 mod blocked;
+mod cluster;
 mod ends;
 mod json;
 mod node;

@@ -10,7 +10,7 @@ use crate::process::{Process, Signal, command, until};
 /// The arguments of a `broky serve` with these flags, on free ports unless they name others.
 pub(crate) fn serve_on_free_ports<'a>(flags: &[&'a str]) -> Vec<&'a str> {
     let mut args = vec!["serve"];
-    for flag in ["--listen", "--admin-listen"] {
+    for flag in ["--listen", "--peer-listen", "--admin-listen"] {
         if !flags.contains(&flag) {
             args.extend([flag, "127.0.0.1:0"]);
         }

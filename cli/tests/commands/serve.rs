@@ -19,6 +19,7 @@ fn taken_port_is_refused() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     assert_refused(&["--listen", &address], &["--listen", &address, "in use"]);
+    assert_refused(&["--peer-listen", &address], &["--peer-listen", &address, "in use"]);
     assert_refused(&["--admin-listen", &address], &["--admin-listen", &address, "in use"]);
 }
 
@@ -32,6 +33,7 @@ fn address_of_another_machine_is_refused() {
 #[test]
 fn address_that_others_can_reach_is_refused_without_insecure() {
     assert_refused(&["--listen", "0.0.0.0:0"], &["--listen 0.0.0.0:0", "--insecure"]);
+    assert_refused(&["--peer-listen", "0.0.0.0:0"], &["--peer-listen 0.0.0.0:0", "--insecure"]);
     assert_refused(&["--admin-listen", "[::]:0"], &["--admin-listen [::]:0", "--insecure"]);
 }
 
@@ -59,14 +61,18 @@ fn settings_out_of_range_are_refused() {
     assert_refused(&["--message-max", "0"], &["--message-max"]);
     assert_refused(&["--vbuckets", "1000"], &["--vbuckets 1000"]);
     assert_refused(&["--workers", "0"], &["--workers"]);
+    assert_refused(&["--replicas", "8"], &["--replicas 8"]);
+    assert_refused(&["--replicas", "2", "--min-isr", "3"], &["--min-isr 3", "--replicas 2"]);
+    assert_refused(&["--expect", "3"], &["--expect", "--join"]);
+    assert_refused(&["--join", "example.org"], &["--join", "example.org"]);
+    assert_refused(&["--dead-after", "0"], &["--dead-after"]);
 }
 
 #[test]
 fn names_that_mean_nothing_are_refused() {
     assert_refused(&["--name", ""], &["--name"]);
     assert_refused(&["--name", &"x".repeat(256)], &["--name", "255"]);
-    for advertise in ["", "host", "host:", ":7400", "host:0", "host:70000", "a host:7400", "::1:7400", "http://host:1"]
-    {
+    for advertise in ["", "host:", ":7400", "host:0", "host:70000", "a host:7400", "::1:7400", "http://host:1"] {
         assert_refused(&["--advertise", advertise], &["--advertise", "host:port"]);
     }
 }
@@ -118,8 +124,8 @@ fn ordinary_node_warns_of_nothing() {
 #[test]
 fn every_fault_is_told_at_once() {
     assert_refused(
-        &["--listen", "0.0.0.0:1", "--vbuckets", "3", "--message-max", "0"],
-        &["--listen", "--vbuckets", "--message-max"],
+        &["--listen", "0.0.0.0:1", "--vbuckets", "3", "--message-max", "0", "--replicas", "0", "--join", "x"],
+        &["--listen", "--vbuckets", "--message-max", "--replicas", "--join"],
     );
 }
 

@@ -1,345 +1,207 @@
-//! The one place where pushers, the request body and the driver meet: a lock around the window, and who is to be woken.
-//!
-//! A push takes the lock once, uncontended unless the transport takes a batch in the same moment. The transport is woken
-//! only when it is parked and there is something it may send, which is at most once per batch.
-//!
-//! A producer has one lane, since any node takes any message. Routing by vbucket to its owner would give a producer one
-//! lane per node, each with a producer id of its own, and pick the lane in `Producer::append`.
+//! One lane, as its driver and its request body see it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use broky_proto::id::ProducerId;
 use broky_proto::v1::PushResponse;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::error::PushError;
-use super::options::ProducerOptions;
-use super::ticket::Outcomes;
-use super::window::{FlushSummary, Next, Violation, Window};
-use crate::backoff::random;
-use crate::encode::Encoder;
+use super::answer::Violation;
+use super::lanes::{Lanes, fresh_id, wake};
+use super::router::Slot;
+use super::window::Next;
 use crate::transport::Outgoing;
 
-/// See the module.
-pub(crate) struct Lane {
-    state: Mutex<State>,
-    silence_timeout: Duration,
-    /// Pushers that wait for room in the window.
-    room: Notify,
-    /// Whoever waits for messages to be settled or for the lane to finish.
-    progress: Notify,
-    /// The driver, when something other than an answer concerns it.
-    driver: Notify,
-}
+/// How long a lane that is one of several is kept without a message.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-struct State {
-    window: Window,
-    /// The request body that waits for a request.
-    parked: Option<Waker>,
-    /// Counts streams, so that the body of a stream that was given up gets no more requests.
-    stream: u64,
-    /// When the stream last answered, or, later, began to owe an answer.
-    heard: Instant,
-    /// What went wrong last, for the messages that are given up.
-    last_error: String,
-    /// Whether the driver looks at the time. It does not while there is nothing unsettled.
-    is_ticking: bool,
-    is_closing: bool,
-    is_finished: bool,
+/// A lane, in the hands of its driver.
+pub(super) struct Lane {
+    pub(super) lanes: Arc<Lanes>,
+    slot: Slot,
+    driver: Arc<Notify>,
 }
 
 /// What the driver learns from a look at the time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Tick {
-    /// Nothing is unsettled: no need to look again.
-    Idle,
+    /// Nothing is unsettled. Look again at this time, if there is one.
+    Idle(Option<Instant>),
     /// Look again later.
     Busy,
     /// Give the stream up, for this reason.
     Leave(String),
-    /// Closed, and nothing is unsettled.
+    /// The lane is gone.
     Done,
 }
 
-/// A new producer id: random, not zero.
-pub(super) fn fresh_id() -> ProducerId {
-    ProducerId(random().max(1))
-}
-
 impl Lane {
-    pub(super) fn new(options: ProducerOptions) -> Self {
-        Self {
-            silence_timeout: options.silence_timeout,
-            state: Mutex::new(State {
-                window: Window::new(options, fresh_id()),
-                parked: None,
-                stream: 0,
-                heard: Instant::now(),
-                last_error: "no node was reached yet".to_owned(),
-                is_ticking: false,
-                is_closing: false,
-                is_finished: false,
-            }),
-            room: Notify::new(),
-            progress: Notify::new(),
-            driver: Notify::new(),
-        }
+    pub(super) fn new(lanes: &Arc<Lanes>, slot: Slot, driver: Arc<Notify>) -> Self {
+        Self { lanes: Arc::clone(lanes), slot, driver }
     }
 
-    /// Appends a message to the open batch, or says that there is no room. Returns what `handle` makes of the batch's
-    /// outcomes and the message's index; the flag says whether that filled a batch.
-    #[inline]
-    pub(super) fn append<T>(
-        &self,
-        message: &Encoder<'_>,
-        handle: impl FnOnce(&Arc<Outcomes>, u32) -> T,
-    ) -> Result<(T, bool), PushError> {
-        let mut state = self.lock();
-        if state.is_closing {
-            return Err(PushError::Closed);
-        }
-        if !state.window.has_room(message.field_len()) {
-            return Err(PushError::WouldBlock);
-        }
-        let appended = state.window.append(message, Instant::now, handle);
-        let is_driver_asleep = !std::mem::replace(&mut state.is_ticking, true);
-        let waker = state.unpark();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        if is_driver_asleep {
-            self.driver.notify_one();
-        }
-        Ok(appended)
-    }
-
-    /// Waits until `attempt` gives something else than [`PushError::WouldBlock`].
-    pub(super) async fn when_room<T>(&self, mut attempt: impl FnMut() -> Result<T, PushError>) -> Result<T, PushError> {
-        loop {
-            let mut room = std::pin::pin!(self.room.notified());
-            // Registered before the attempt, so that room made right after it is not missed.
-            room.as_mut().enable();
-            match attempt() {
-                Err(PushError::WouldBlock) => room.await,
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Waits until everything pushed before the call is settled.
-    pub(super) async fn flush(&self) -> FlushSummary {
-        let mark = {
-            let mut state = self.lock();
-            let mark = state.window.hurry();
-            let waker = state.unpark();
-            drop(state);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-            mark
-        };
-        self.wait_for(|state| state.window.is_settled(mark)).await;
-        self.lock().window.summary()
-    }
-
-    /// Takes no more messages; what was pushed is still sent.
-    pub(crate) fn close(&self) {
-        let waker = {
-            let mut state = self.lock();
-            state.is_closing = true;
-            state.window.hurry();
-            // Parked or not: an empty window ends the body now.
-            state.parked.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        self.room.notify_waiters();
-        self.driver.notify_one();
-    }
-
-    /// Waits for the end of a lane that was closed.
-    pub(crate) async fn finished(&self) -> FlushSummary {
-        self.wait_for(|state| state.is_finished).await;
-        self.lock().window.summary()
-    }
-
-    pub(super) fn summary(&self) -> FlushSummary {
-        self.lock().window.summary()
-    }
-
-    async fn wait_for(&self, is_met: impl Fn(&State) -> bool) {
-        loop {
-            let mut progress = std::pin::pin!(self.progress.notified());
-            progress.as_mut().enable();
-            if is_met(&self.lock()) {
-                return;
-            }
-            progress.await;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The driver's side.
-impl Lane {
     /// Something concerns the driver.
     pub(super) async fn woken(&self) {
         self.driver.notified().await;
     }
 
-    /// Begins a stream and gives its request body.
-    pub(super) fn handle_connect(self: &Arc<Self>) -> LaneBody {
-        let mut state = self.lock();
-        state.stream += 1;
-        state.parked = None;
-        state.heard = Instant::now();
-        state.window.handle_connect();
-        LaneBody { lane: Arc::clone(self), stream: state.stream }
+    /// The address to be connected to, if it matters.
+    pub(super) fn target(&self) -> Option<Arc<str>> {
+        self.lanes.lock().router.target(self.slot)
+    }
+
+    /// Begins a stream to this address and gives its request body.
+    pub(super) fn handle_connect(&self, address: &Arc<str>) -> LaneBody {
+        let mut state = self.lanes.lock();
+        state.streams += 1;
+        let stream = state.streams;
+        state.router.handle_connect(self.slot, address);
+        let port = state.port(self.slot);
+        port.stream = stream;
+        port.parked = None;
+        port.heard = Instant::now();
+        LaneBody { lanes: Arc::clone(&self.lanes), slot: self.slot, stream }
     }
 
     /// Ends the stream: what is unanswered goes again on the next.
     pub(super) fn handle_disconnect(&self, reason: String) {
         let waker = {
-            let mut state = self.lock();
-            state.stream += 1;
-            state.last_error = reason;
-            state.window.handle_disconnect();
-            state.parked.take()
+            let mut state = self.lanes.lock();
+            state.router.act(self.slot, |window| window.handle_disconnect());
+            let port = state.port(self.slot);
+            port.stream = 0;
+            port.last_error = reason;
+            port.parked.take()
         };
         // It finds that its stream is over, and ends.
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        self.notify_progress();
+        wake(waker);
+        self.lanes.notify_progress();
     }
 
     /// Notes why there is no stream.
     pub(super) fn handle_error(&self, reason: String) {
-        self.lock().last_error = reason;
+        self.lanes.lock().port(self.slot).last_error = reason;
     }
 
     pub(super) fn handle_refusal(&self, reason: &str) {
-        self.lock().window.handle_refusal(reason);
+        self.lanes.lock().router.act(self.slot, |window| window.handle_refusal(reason));
+    }
+
+    /// Sends nothing more on this stream. Returns whether nothing is unanswered.
+    pub(super) fn handle_drain(&self) -> bool {
+        self.lanes.lock().router.act(self.slot, |window| window.handle_drain())
     }
 
     pub(super) fn handle_response(&self, response: PushResponse) -> Result<Next, Violation> {
-        let (next, waker, is_over) = {
-            let mut state = self.lock();
-            state.heard = Instant::now();
+        let (next, waker, others, is_over) = {
+            let mut state = self.lanes.lock();
+            let port = state.port(self.slot);
+            port.heard = Instant::now();
             if let Some(refused) = response.outcomes.iter().find(|outcome| outcome.retry) {
-                state.last_error = format!("{}: {}", refused.code().name(), refused.reason);
+                port.last_error = format!("{}: {}", refused.code().name(), refused.reason);
             }
-            let next = state.window.handle_response(response)?;
-            (next, state.unpark(), state.is_over())
+            let next = state.router.act(self.slot, |window| window.handle_response(response))?;
+            let others = if state.router.settle_changeover() { state.unpark_all() } else { Vec::new() };
+            (next, state.unpark(self.slot), others, state.router.is_over(self.slot))
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(waker);
+        others.into_iter().for_each(|waker| waker.wake());
         if is_over {
             self.driver.notify_one();
         }
-        self.notify_progress();
+        self.lanes.notify_progress();
         Ok(next)
     }
 
     /// The wait before a retry is over.
     pub(super) fn handle_retry(&self) {
         let waker = {
-            let mut state = self.lock();
-            state.window.handle_retry();
-            state.unpark()
+            let mut state = self.lanes.lock();
+            state.router.act(self.slot, |window| window.handle_retry());
+            state.unpark(self.slot)
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(waker);
     }
 
-    /// Looks at the time.
+    /// Looks at the time. After [`Tick::Done`] the lane is another's.
     pub(super) fn handle_tick(&self, now: Instant) -> Tick {
-        let tick = {
-            let mut state = self.lock();
+        let (tick, wakers) = {
+            let mut state = self.lanes.lock();
             let state = &mut *state;
-            let is_owed = state.window.handle_timeout(now, &state.last_error);
-            if is_owed {
+            let reason = std::mem::take(&mut state.port(self.slot).last_error);
+            let is_owed = state.router.act(self.slot, |window| window.handle_timeout(now, &reason));
+            state.router.handle_timeout(now);
+            state.router.settle_changeover();
+            let silence_timeout = self.lanes.silence_timeout;
+            let is_over = state.router.is_over(self.slot);
+            let is_spare = state.router.is_spare(self.slot);
+            let window = state.router.window(self.slot);
+            let (is_awaiting, is_empty) = (window.is_awaiting(), window.is_empty());
+            let port = state.port(self.slot);
+            port.last_error = reason;
+            let tick = if is_owed {
                 Tick::Leave("no answer within the delivery timeout".to_owned())
-            } else if state.window.is_awaiting() && now.duration_since(state.heard) > self.silence_timeout {
-                Tick::Leave(format!("no answer within {:?}", self.silence_timeout))
-            } else if !state.window.is_empty() {
+            } else if is_awaiting && now.duration_since(port.heard) > silence_timeout {
+                Tick::Leave(format!("no answer within {silence_timeout:?}"))
+            } else if !is_empty {
                 Tick::Busy
-            } else if state.is_closing {
-                Tick::Done
             } else {
-                state.is_ticking = false;
-                Tick::Idle
+                let until = port.handle_idle(now);
+                if is_over || is_spare && until <= now { Tick::Done } else { Tick::Idle(is_spare.then_some(until)) }
+            };
+            let mut wakers = state.unpark_all();
+            if tick == Tick::Done {
+                wakers.extend(state.remove(self.slot));
             }
+            (tick, wakers)
         };
-        self.notify_progress();
+        wakers.into_iter().for_each(|waker| waker.wake());
+        self.lanes.notify_progress();
         tick
-    }
-
-    /// The driver ends.
-    pub(super) fn finish(&self) {
-        let mut state = self.lock();
-        state.is_finished = true;
-        state.is_closing = true;
-        drop(state);
-        self.notify_progress();
-    }
-
-    fn notify_progress(&self) {
-        self.room.notify_waiters();
-        self.progress.notify_waiters();
     }
 }
 
-impl State {
-    /// The parked body's waker, if there is something for it to send, or to end.
-    #[inline]
-    fn unpark(&mut self) -> Option<Waker> {
-        let is_wanted = self.window.has_request() || self.is_over();
-        if is_wanted { self.parked.take() } else { None }
-    }
-
-    /// Whether nothing is to be sent any more.
-    fn is_over(&self) -> bool {
-        self.is_closing && self.window.is_empty()
+impl super::lanes::Port {
+    /// Nothing is unsettled: the driver need not look at the time. Returns when the lane may end, counted from the first look after something was pushed that finds all of it settled.
+    fn handle_idle(&mut self, now: Instant) -> Instant {
+        if std::mem::take(&mut self.is_ticking) || self.idle_since.is_none() {
+            self.idle_since = Some(now);
+        }
+        self.idle_since.unwrap_or(now) + IDLE_TIMEOUT
     }
 }
 
 /// The requests of one stream.
 pub(super) struct LaneBody {
-    lane: Arc<Lane>,
+    lanes: Arc<Lanes>,
+    slot: Slot,
     stream: u64,
 }
 
 impl Outgoing for LaneBody {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let mut state = self.lane.lock();
-        if state.stream != self.stream {
+        let mut state = self.lanes.lock();
+        if state.port(self.slot).stream != self.stream {
             return Poll::Ready(None);
         }
-        let was_awaiting = state.window.is_awaiting();
-        if let Some(request) = state.window.next_request(fresh_id) {
+        let was_awaiting = state.router.window(self.slot).is_awaiting();
+        let request = state.router.act(self.slot, |window| window.next_request(fresh_id));
+        if let Some(request) = request {
             if !was_awaiting {
-                state.heard = Instant::now();
+                state.port(self.slot).heard = Instant::now();
             }
             return Poll::Ready(Some(request));
         }
-        if state.is_over() {
+        if state.router.is_over(self.slot) {
             return Poll::Ready(None);
         }
-        match &mut state.parked {
+        let parked = &mut state.port(self.slot).parked;
+        match parked {
             Some(waker) => waker.clone_from(cx.waker()),
-            None => state.parked = Some(cx.waker().clone()),
+            None => *parked = Some(cx.waker().clone()),
         }
         Poll::Pending
     }

@@ -1,30 +1,37 @@
 //! Pushing: [`Producer`], its options, outcomes and errors.
 //!
-//! From the caller inwards: [`Producer::push`] encodes into the open batch of the [`lane::Lane`], whose
-//! [`window::Window`] decides what is sent and what an answer means; the transport takes batches from the lane when it
-//! can send; the [`driver::Driver`] keeps the stream up and feeds answers back.
+//! From the caller inwards: [`Producer::push`] takes the lock of the [`lanes::Lanes`]; their [`router::Router`] picks the
+//! lane, to the node that leads the message's vbucket; the message is encoded into the open batch of that lane's
+//! [`window::Window`], which decides what is sent and what an answer means; the transport takes batches from the lane when
+//! it can send. A [`driver::Driver`] per lane keeps its stream up and feeds answers back, and one [`keeper::Keeper`] keeps
+//! the map up to date.
 
+mod answer;
 mod batch;
 mod driver;
 mod error;
+mod keeper;
 mod lane;
+mod lanes;
 mod options;
+mod router;
 mod ticket;
 pub(crate) mod unary;
 mod window;
 
 use std::sync::Arc;
 
-use self::driver::Driver;
+pub use self::answer::FlushSummary;
 pub use self::error::PushError;
-pub(crate) use self::lane::Lane;
+use self::keeper::Keeper;
+pub(crate) use self::lanes::Lanes;
 pub use self::options::ProducerOptions;
 use self::ticket::Outcomes;
 pub use self::ticket::{Position, Receipt, Ticket};
-pub use self::window::FlushSummary;
 use crate::backoff::Backoff;
 use crate::encode::Encoder;
 use crate::message::AsMessage;
+use crate::topology::Feed;
 use crate::transport::Pool;
 
 /// A pipelined, deduplicated stream of pushes.
@@ -33,33 +40,35 @@ use crate::transport::Pool;
 /// breaks in between. A message is sent at once when the stream is idle; under load messages travel in batches that grow
 /// by themselves. There is no timer to tune.
 ///
+/// In a cluster it goes straight to the node that leads a message's vbucket, over one stream per node, and follows the
+/// vbucket when another node takes over. A node that cannot be reached from here is no hindrance: others forward.
+///
 /// It can be shared between tasks, by reference or in an `Arc`. Dropping it lets what was pushed be sent in the
 /// background, as long as the runtime lives; [`Producer::close`] waits for that.
 #[derive(Debug)]
 pub struct Producer {
-    lane: Arc<Lane>,
+    lanes: Arc<Lanes>,
     message_bytes_max: usize,
 }
 
-impl std::fmt::Debug for Lane {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lane").field("summary", &self.summary()).finish_non_exhaustive()
-    }
-}
-
 impl Producer {
-    /// Starts the producer's task on the current runtime.
-    pub(crate) fn start(options: ProducerOptions, pool: Arc<Pool>, backoff: Backoff) -> Self {
+    /// Starts the producer's tasks on the current runtime.
+    pub(crate) fn start(options: ProducerOptions, pool: Arc<Pool>, feed: Arc<Feed>, backoff: Backoff) -> Self {
         let options = options.clamped();
         let message_bytes_max = options.message_bytes_max;
         let patience = options.delivery_timeout.min(options.silence_timeout);
-        let lane = Arc::new(Lane::new(options));
-        tokio::spawn(Driver::new(Arc::clone(&lane), pool, backoff, patience).run());
-        Self { lane, message_bytes_max }
+        let lanes = Arc::new(Lanes::new(options));
+        let mut maps = feed.subscribe();
+        // Now and not by the keeper, so that the first message already goes to its leader.
+        if let Some(map) = maps.borrow_and_update().clone() {
+            lanes.handle_map(&map);
+        }
+        tokio::spawn(Keeper { lanes: Arc::clone(&lanes), pool, _feed: feed, maps, backoff, patience }.run());
+        Self { lanes, message_bytes_max }
     }
 
-    pub(crate) fn lane(&self) -> &Arc<Lane> {
-        &self.lane
+    pub(crate) fn lanes(&self) -> &Arc<Lanes> {
+        &self.lanes
     }
 
     /// Appends a message to the open batch and returns the ticket for its outcome. Waits only while the in-flight window
@@ -112,19 +121,19 @@ impl Producer {
     /// Waits until everything pushed before the call has an outcome, which takes the delivery timeout at the most.
     /// Returns the counts since the producer was made.
     pub async fn flush(&self) -> FlushSummary {
-        self.lane.flush().await
+        self.lanes.flush().await
     }
 
     /// The counts of settled messages since the producer was made.
     #[must_use]
     pub fn summary(&self) -> FlushSummary {
-        self.lane.summary()
+        self.lanes.summary()
     }
 
     /// Takes no more messages, waits until everything pushed has an outcome, and ends the stream.
     pub async fn close(self) -> FlushSummary {
-        self.lane.close();
-        self.lane.finished().await
+        self.lanes.close();
+        self.lanes.finished().await
     }
 
     /// What is left to do when a message could not be appended at once, or filled a batch.
@@ -135,7 +144,7 @@ impl Producer {
         handle: impl Fn(&Arc<Outcomes>, u32) -> T,
     ) -> Result<T, PushError> {
         let (handle, is_closed) = match appended {
-            Err(PushError::WouldBlock) => self.lane.when_room(|| self.append(message, &handle)).await?,
+            Err(PushError::WouldBlock) => self.lanes.when_room(|| self.append(message, &handle)).await?,
             appended => appended?,
         };
         if is_closed {
@@ -158,12 +167,12 @@ impl Producer {
         if encoder.message_len() > self.message_bytes_max {
             return Err(PushError::MessageTooLarge { bytes: encoder.message_len(), bytes_max: self.message_bytes_max });
         }
-        self.lane.append(&encoder, handle)
+        self.lanes.append(&encoder, handle)
     }
 }
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        self.lane.close();
+        self.lanes.close();
     }
 }

@@ -9,9 +9,9 @@ use broky_proto::v1::{Acks, ErrorCode, OutcomeKind, PushResponse};
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::answer::check_coverage;
 use super::error::PushError;
 use super::ticket::{Outcomes, Receipt, Settled, Ticket};
-use super::window::check_coverage;
 use crate::client::Shared;
 use crate::encode::{Encoder, Options, append_options};
 use crate::message::AsMessage;
@@ -26,7 +26,7 @@ pub(crate) async fn push(shared: &Shared, messages: &[impl AsMessage]) -> Result
         return Ok(Vec::new());
     }
     let request = request(messages)?;
-    let found = shared.pool.connection(Dialing::Shared, None).await;
+    let found = shared.pool.connection(Dialing::Shared, None, None).await;
     let (connection, place) = found.map_err(|error| PushError::NotSent { reason: error.to_string().into() })?;
     let call = async {
         let body = RequestBody::Once(Some(request));

@@ -25,28 +25,15 @@ use std::sync::Arc;
 
 use broky_proto::id::{ProducerId, Sequence};
 use broky_proto::limits::BATCH_MESSAGES_MAX;
-use broky_proto::v1::{ErrorCode, OutcomeKind, PushResponse};
+use broky_proto::v1::PushResponse;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::answer::{FlushSummary, Violation, apply, check_coverage, give_up};
 use super::batch::{Batch, Spare};
-use super::error::PushError;
 use super::options::ProducerOptions;
-use super::ticket::{Outcomes, Settled};
+use super::ticket::Outcomes;
 use crate::encode::{Encoder, Options};
-
-/// Counts of settled messages since the producer was made.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct FlushSummary {
-    /// Stored as `acks` asks for; includes `duplicates`.
-    pub committed: u64,
-    /// Provably not stored, and given up.
-    pub rejected: u64,
-    /// May have been stored.
-    pub unknown: u64,
-    /// Of the committed: those that an earlier attempt had stored, each once.
-    pub duplicates: u64,
-}
 
 /// Whether requests may be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +46,8 @@ enum Phase {
     Probing,
     /// Not at all: a retry was asked for, and a wait comes before it.
     Holding,
+    /// Not at all: once everything is answered the stream moves to another node.
+    Draining,
 }
 
 /// What the driver has to do after an answer.
@@ -70,12 +59,9 @@ pub(crate) enum Next {
     Wait,
     /// Leave this node, wait, and connect to another.
     Leave,
+    /// Everything is answered, as [`Window::handle_drain`] asked for.
+    Drained,
 }
-
-/// An answer that breaks the protocol. The stream is of no further use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("invalid push response: {0}")]
-pub(crate) struct Violation(&'static str);
 
 /// See the module.
 #[derive(Debug)]
@@ -84,7 +70,7 @@ pub(crate) struct Window {
     producer: ProducerId,
     /// The sequence of the next batch that is sent for the first time.
     sequence: Sequence,
-    /// Whether an earlier message was given up under this id, so that new batches need another.
+    /// Whether new batches need another id: there is none yet, or an earlier message was given up under this one.
     needs_new_id: bool,
     phase: Phase,
     /// Takes new messages. Always behind `queue`.
@@ -97,41 +83,44 @@ pub(crate) struct Window {
     front: u64,
     /// Number of the batch to send next.
     next: u64,
+    /// Batches from this number on wait for what another window has to settle first.
+    held_from: Option<u64>,
     /// Numbers of the batches sent on this stream and not answered, in the order they were sent.
     awaiting: VecDeque<u64>,
     /// Whether the answer that stopped the sending asked to go elsewhere.
     is_leave_wanted: bool,
-    /// Bytes of unsettled messages.
-    charge: usize,
+    /// Bytes of messages that were settled since [`Window::take_released`].
+    released: usize,
     summary: FlushSummary,
     spare: Spare,
 }
 
 impl Window {
-    pub(crate) fn new(options: ProducerOptions, producer: ProducerId) -> Self {
+    pub(crate) fn new(options: ProducerOptions) -> Self {
         Self {
             options,
-            producer,
+            // None yet: the first batch that is sent asks for one.
+            producer: ProducerId(0),
             sequence: Sequence(1),
-            needs_new_id: false,
+            needs_new_id: true,
             phase: Phase::Disconnected,
             open: None,
             is_urgent: false,
             queue: VecDeque::new(),
             front: 0,
             next: 0,
+            held_from: None,
             awaiting: VecDeque::new(),
             is_leave_wanted: false,
-            charge: 0,
+            released: 0,
             summary: FlushSummary::default(),
             spare: Spare::default(),
         }
     }
 
-    /// Whether a message of this many bytes may be appended now. One that exceeds the whole window may when it is alone.
-    #[inline]
-    pub(crate) fn has_room(&self, field_len: usize) -> bool {
-        self.charge == 0 || self.charge + field_len <= self.options.in_flight_bytes_max
+    /// Bytes of messages that were settled since the last call. Whoever appends knows the rest.
+    pub(crate) fn take_released(&mut self) -> usize {
+        std::mem::take(&mut self.released)
     }
 
     /// Appends a message to the open batch. Returns what `handle` makes of the batch's outcomes and the message's index,
@@ -154,7 +143,6 @@ impl Window {
         });
         let index = open.append(message);
         let handle = handle(&open.outcomes, index);
-        self.charge += len;
         if open.charge >= self.options.batch_bytes_max || open.messages as usize >= BATCH_MESSAGES_MAX {
             self.close_open();
             is_closed = true;
@@ -166,10 +154,38 @@ impl Window {
     /// pushed so far is settled; see [`Window::is_settled`].
     pub(crate) fn hurry(&mut self) -> u64 {
         self.is_urgent = self.open.is_some();
-        self.end() + u64::from(self.is_urgent)
+        self.mark()
+    }
+
+    /// Closes the open batch, so that what is pushed from now on goes into later ones. Returns the mark before those.
+    pub(crate) fn divide(&mut self) -> u64 {
+        self.close_open();
+        self.end()
+    }
+
+    /// Lets what is pushed from now on, and the rest of its batch, wait for [`Window::release`].
+    pub(crate) fn hold_open(&mut self) {
+        self.held_from.get_or_insert(self.end());
+    }
+
+    /// Ends [`Window::hold_open`].
+    pub(crate) fn release(&mut self) {
+        self.held_from = None;
+    }
+
+    /// Whether messages are being sent as they come: there is a stream, and nothing was refused.
+    pub(crate) fn is_flowing(&self) -> bool {
+        self.phase == Phase::Sending
+    }
+
+    /// The mark at which everything pushed so far is settled.
+    #[inline]
+    pub(crate) fn mark(&self) -> u64 {
+        self.end() + u64::from(self.open.is_some())
     }
 
     /// Whether everything before a mark has an outcome.
+    #[inline]
     pub(crate) fn is_settled(&self, mark: u64) -> bool {
         self.front >= mark
     }
@@ -192,7 +208,8 @@ impl Window {
     #[inline]
     pub(crate) fn has_request(&self) -> bool {
         match self.phase {
-            Phase::Disconnected | Phase::Holding => false,
+            Phase::Disconnected | Phase::Holding | Phase::Draining => false,
+            Phase::Probing | Phase::Sending if self.held_from.is_some_and(|held| self.next >= held) => false,
             Phase::Probing if !self.awaiting.is_empty() => false,
             Phase::Probing | Phase::Sending => {
                 (self.next < self.end() || self.is_open_due()) && !(self.needs_new_id && self.is_behind_old_id())
@@ -250,6 +267,15 @@ impl Window {
         }
     }
 
+    /// Sends nothing more on this stream. Returns whether nothing is unanswered; otherwise [`Next::Drained`] comes once
+    /// that is so, or another [`Next`] that lets the sending go on.
+    pub(crate) fn handle_drain(&mut self) -> bool {
+        if self.phase == Phase::Sending {
+            self.phase = Phase::Draining;
+        }
+        self.phase == Phase::Draining && self.awaiting.is_empty()
+    }
+
     /// Takes in the answer to the oldest unanswered request.
     ///
     /// # Errors
@@ -263,7 +289,7 @@ impl Window {
             let answer = apply(batch, response, &mut self.summary);
             wants_retry = answer.wants_retry;
             self.is_leave_wanted |= answer.wants_leave;
-            self.charge -= batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
+            self.released += batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
         }
         self.awaiting.pop_front();
         self.drop_settled();
@@ -275,7 +301,8 @@ impl Window {
         Ok(match self.phase {
             Phase::Holding if self.awaiting.is_empty() && self.is_leave_wanted => Next::Leave,
             Phase::Holding if self.awaiting.is_empty() => Next::Wait,
-            Phase::Holding | Phase::Disconnected | Phase::Sending | Phase::Probing => Next::Continue,
+            Phase::Draining if self.awaiting.is_empty() => Next::Drained,
+            Phase::Holding | Phase::Draining | Phase::Disconnected | Phase::Sending | Phase::Probing => Next::Continue,
         })
     }
 
@@ -297,7 +324,7 @@ impl Window {
             is_owed |= is_unanswered;
             self.needs_new_id |= batch.was_sent();
             give_up(batch, is_unanswered, reason, &mut self.summary);
-            self.charge -= batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
+            self.released += batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
         }
         self.drop_settled();
         is_owed
@@ -309,12 +336,13 @@ impl Window {
         if let Some(batch) = self.queue.get_mut(at) {
             self.needs_new_id = true;
             give_up(batch, true, reason, &mut self.summary);
-            self.charge -= batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
+            self.released += batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
         }
         self.drop_settled();
     }
 
     /// Number of the batch that is closed next.
+    #[inline]
     fn end(&self) -> u64 {
         self.front + self.queue.len() as u64
     }
@@ -360,134 +388,6 @@ impl Window {
         }
         self.next = self.next.max(self.front);
         self.skip_settled();
-    }
-
-    /// Asserts what holds between calls.
-    #[cfg(test)]
-    pub(super) fn check_invariants(&self) {
-        let charge: usize = self.queue.iter().chain(&self.open).map(|batch| batch.charge).sum();
-        assert_eq!(self.charge, charge, "bytes of unsettled messages");
-        assert!(
-            self.next >= self.front && self.next <= self.end(),
-            "{} <= {} <= {}",
-            self.front,
-            self.next,
-            self.end()
-        );
-        assert!(self.queue.front().is_none_or(|batch| batch.unsettled > 0), "the front is unsettled");
-        assert!(self.awaiting.iter().is_sorted(), "awaiting ascends: {:?}", self.awaiting);
-        assert!(self.awaiting.back().is_none_or(|last| *last < self.next), "what awaits an answer was sent");
-        assert!(self.phase != Phase::Disconnected || self.awaiting.is_empty(), "answers without a stream");
-        assert!(self.open.as_ref().is_none_or(|open| open.messages > 0), "an open batch holds something");
-    }
-}
-
-/// What an answer asks for.
-struct Answer {
-    wants_retry: bool,
-    wants_leave: bool,
-}
-
-pub(super) fn check_coverage(response: &PushResponse, messages: u32) -> Result<(), Violation> {
-    let mut covered = 0_u32;
-    for outcome in &response.outcomes {
-        if outcome.first != covered || outcome.count == 0 {
-            return Err(Violation("outcomes do not cover each message once, in order"));
-        }
-        if outcome.kind() == OutcomeKind::Unspecified {
-            return Err(Violation("an outcome is neither committed nor rejected nor unknown"));
-        }
-        covered = covered.checked_add(outcome.count).ok_or(Violation("outcomes cover more than the request"))?;
-    }
-    if covered == messages { Ok(()) } else { Err(Violation("outcomes do not cover the request")) }
-}
-
-/// Settles what the answer settles: what is committed, and, unless the batch has to go again, what is refused for good.
-/// If it has to, another node may take what this one refused, so that only the last answer can be told.
-fn apply(batch: &mut Batch, response: PushResponse, summary: &mut FlushSummary) -> Answer {
-    let mut answer = Answer { wants_retry: false, wants_leave: false };
-    let was_in_doubt = batch.is_in_doubt;
-    for outcome in &response.outcomes {
-        let is_unknown = outcome.kind() == OutcomeKind::Unknown;
-        let is_refused = outcome.kind() == OutcomeKind::Rejected;
-        if (is_unknown || is_refused) && outcome.retry && batch.has_unsettled(outcome.first, outcome.count) {
-            answer.wants_retry = true;
-        }
-        batch.is_in_doubt |= is_unknown;
-        if is_refused {
-            batch.refusal = Some(rejected(outcome.code(), &outcome.reason, outcome.retry));
-            answer.wants_leave |= outcome.code() == ErrorCode::ShuttingDown;
-        }
-    }
-    batch.outcomes.add_positions(response.positions);
-    for outcome in response.outcomes {
-        let settled = match outcome.kind() {
-            OutcomeKind::Committed => Settled::Committed { duplicate: outcome.duplicate },
-            OutcomeKind::Rejected if answer.wants_retry || outcome.retry => continue,
-            OutcomeKind::Rejected if was_in_doubt => {
-                let code = outcome.code().name();
-                let words = format!("{code}: {}, after an attempt without an answer", outcome.reason);
-                Settled::Failed(PushError::Unknown { reason: words.into() })
-            }
-            OutcomeKind::Rejected => Settled::Failed(rejected(outcome.code(), &outcome.reason, false)),
-            OutcomeKind::Unknown if !answer.wants_retry => {
-                let words = format!("{}: {}", outcome.code().name(), outcome.reason);
-                Settled::Failed(PushError::Unknown { reason: words.into() })
-            }
-            OutcomeKind::Unknown | OutcomeKind::Unspecified => continue,
-        };
-        let count = batch.settle_run(outcome.first, outcome.count, &settled);
-        summary.add(&settled, count);
-    }
-    batch.outcomes.wake();
-    answer
-}
-
-/// Settles what is left of a batch that is tried no longer.
-fn give_up(batch: &mut Batch, is_unanswered: bool, reason: &str, summary: &mut FlushSummary) {
-    let error = match batch.refusal.take() {
-        _ if !batch.was_sent() => PushError::NotSent { reason: reason.into() },
-        Some(refusal) if !batch.is_in_doubt && !is_unanswered => refusal,
-        Some(_) | None => PushError::Unknown { reason: reason.into() },
-    };
-    let settled = Settled::Failed(error);
-    let count = batch.settle_rest(settled.clone());
-    summary.add(&settled, count);
-    batch.outcomes.wake();
-}
-
-fn rejected(code: ErrorCode, reason: &str, retry: bool) -> PushError {
-    PushError::Rejected { code, reason: reason.into(), retry }
-}
-
-impl FlushSummary {
-    fn add(&mut self, settled: &Settled, count: u32) {
-        let count = u64::from(count);
-        match settled {
-            Settled::Committed { duplicate } => {
-                self.committed += count;
-                self.duplicates += if *duplicate { count } else { 0 };
-            }
-            Settled::Failed(PushError::Unknown { .. }) => self.unknown += count,
-            Settled::Failed(
-                PushError::MessageTooLarge { .. }
-                | PushError::WouldBlock
-                | PushError::Closed
-                | PushError::Rejected { .. }
-                | PushError::NotSent { .. },
-            ) => self.rejected += count,
-        }
-    }
-
-    /// Counts of what was settled since an earlier summary of the same producer.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
-        Self {
-            committed: self.committed.saturating_sub(earlier.committed),
-            rejected: self.rejected.saturating_sub(earlier.rejected),
-            unknown: self.unknown.saturating_sub(earlier.unknown),
-            duplicates: self.duplicates.saturating_sub(earlier.duplicates),
-        }
     }
 }
 

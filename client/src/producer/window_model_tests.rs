@@ -7,13 +7,36 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use broky_proto::frame::PREFIX_LEN;
-use broky_proto::v1::{Outcome, PushRequest};
+use broky_proto::v1::{ErrorCode, Outcome, OutcomeKind, PushRequest};
 use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
 use crate::message::MessageRef;
-use crate::producer::Ticket;
+use crate::producer::{PushError, Ticket};
+
+impl Window {
+    /// Bytes of unsettled messages.
+    pub(crate) fn charge(&self) -> usize {
+        self.queue.iter().chain(&self.open).map(|batch| batch.charge).sum()
+    }
+
+    /// Asserts what holds between calls.
+    pub(crate) fn check_invariants(&self) {
+        assert!(
+            self.next >= self.front && self.next <= self.end(),
+            "{} <= {} <= {}",
+            self.front,
+            self.next,
+            self.end()
+        );
+        assert!(self.queue.front().is_none_or(|batch| batch.unsettled > 0), "the front is unsettled");
+        assert!(self.awaiting.iter().is_sorted(), "awaiting ascends: {:?}", self.awaiting);
+        assert!(self.awaiting.back().is_none_or(|last| *last < self.next), "what awaits an answer was sent");
+        assert!(self.phase != Phase::Disconnected || self.awaiting.is_empty(), "answers without a stream");
+        assert!(self.open.as_ref().is_none_or(|open| open.messages > 0), "an open batch holds something");
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -116,13 +139,13 @@ impl World {
             ..ProducerOptions::default()
         };
         Self {
-            window: Window::new(options, ProducerId(1)),
+            window: Window::new(options),
             model: Model::default(),
             requests: VecDeque::new(),
             answers: VecDeque::new(),
             tickets: Vec::new(),
             now: Instant::now(),
-            fresh: 1,
+            fresh: 0,
             is_connected: false,
             wants_retry: false,
         }
@@ -156,7 +179,7 @@ impl World {
         let number = (self.tickets.len() as u64).to_le_bytes();
         let key = [vbucket];
         let message = Encoder::new(MessageRef::new(&key, &number));
-        if self.window.has_room(message.field_len()) {
+        if self.window.charge() + message.field_len() <= 400 {
             let now = self.now;
             self.tickets.push(self.window.append(&message, || now, Ticket::new).0);
         }
@@ -185,7 +208,7 @@ impl World {
     fn answer(&mut self) {
         let Some(response) = self.answers.pop_front() else { return };
         match self.window.handle_response(response).unwrap() {
-            Next::Continue => {}
+            Next::Continue | Next::Drained => {}
             Next::Wait => self.wants_retry = true,
             Next::Leave => self.disconnect(0),
         }

@@ -284,11 +284,16 @@ impl Subscription {
         tracing::debug!(%error, "subscription lost, opening it again");
         let mut avoid = None;
         if let State::Open(open) = &self.state {
+            let address = open.connection.address();
             let is_leaving = matches!(error.code(), ErrorCode::ShuttingDown | ErrorCode::MemoryPressure);
-            if is_leaving || !matches!(error, CallError::Refused { .. }) {
+            let is_refused = matches!(error, CallError::Refused { .. });
+            if is_leaving || !is_refused {
                 open.connection.suspect();
-                avoid = Some(Arc::clone(open.connection.address()));
             }
+            if !is_refused || error.code() == ErrorCode::ShuttingDown {
+                self.shared.pool.handle_failure(address);
+            }
+            avoid = Some(Arc::clone(address));
         }
         self.reconnects += 1;
         self.state = State::Opening(Box::pin(self.opening(avoid, None, true).run()));

@@ -74,14 +74,21 @@ impl Opening {
         if self.shared.is_closed() {
             return Err(Failure::Connect(ConnectError::Closed));
         }
-        let connecting = self.shared.pool.connection(Dialing::Shared, self.avoid.as_deref());
+        let connecting = self.shared.pool.connection(Dialing::Shared, None, self.avoid.as_deref());
         let (connection, place) = connecting.await.map_err(Failure::Connect)?;
         let limit = self.silence_timeout;
         match tokio::time::timeout(limit, self.confirm(&connection, place)).await {
-            Ok(Ok((responses, first))) => Ok(Opened { connection, responses, first, backoff: self.backoff }),
+            Ok(Ok((responses, first))) => {
+                self.shared.pool.handle_answer(connection.address());
+                Ok(Opened { connection, responses, first, backoff: self.backoff })
+            }
             Ok(Err(error)) => {
-                if !matches!(error, CallError::Refused { .. }) {
-                    self.give_up_on(&connection);
+                match error {
+                    // Another node may take it.
+                    CallError::Refused { .. } => self.avoid = Some(Arc::clone(connection.address())),
+                    CallError::Connection(_) | CallError::Invalid(_) | CallError::TimedOut(_) => {
+                        self.give_up_on(&connection);
+                    }
                 }
                 Err(Failure::Call(error))
             }
@@ -103,6 +110,7 @@ impl Opening {
 
     fn give_up_on(&mut self, connection: &Connection) {
         connection.suspect();
+        self.shared.pool.handle_failure(connection.address());
         self.avoid = Some(Arc::clone(connection.address()));
     }
 }

@@ -14,10 +14,12 @@
 //! - All streams of one connection share one connection window. It is sized to hold what all of them may receive, so
 //!   that a stream nobody reads cannot starve its neighbours.
 
+mod addresses;
 mod body;
 mod call;
 mod connection;
 mod pool;
+mod probe;
 mod status;
 
 pub(crate) use body::{Outgoing, RequestBody};
@@ -25,4 +27,5 @@ pub(crate) use call::{Method, Responses};
 pub use connection::{Attempt, ConnectError};
 pub(crate) use connection::{Connection, Lease, Settings};
 pub(crate) use pool::{Dialing, Pool};
+pub(crate) use probe::ask_topology;
 pub use status::CallError;

@@ -1,12 +1,17 @@
 //! The connections of one client: which to use, and which address to try next.
 //!
-//! A producer has a connection of its own; subscriptions share connections, a bounded number of streams on each. An
-//! address under suspicion (its stream broke or went silent) is tried last: a node that is paused still completes TCP
-//! handshakes, so merely connecting would not lead away from it.
+//! A producer has connections of its own; subscriptions share connections, a bounded number of streams on each. An
+//! address that failed is tried last; see [`super::addresses`]. When an address does not answer for a moment the next is
+//! tried beside it, so that one that swallows packets costs that moment and not the connect timeout.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::addresses::Addresses;
 use super::connection::{Attempt, ConnectError, Connection, Lease, Settings};
 use crate::backoff::random;
 
@@ -21,80 +26,127 @@ pub(crate) enum Dialing {
 
 /// Addresses and open connections.
 pub(crate) struct Pool {
-    addresses: Vec<Arc<str>>,
+    addresses: Mutex<Addresses>,
     settings: Settings,
     connections: Mutex<Vec<Connection>>,
     /// Held while a shared connection is made, so that those who come meanwhile use it instead of making their own.
     dialing: tokio::sync::Mutex<()>,
+    /// Wakes whoever relies on an address when one failed.
+    failed: Notify,
 }
 
 /// How long to wait for another's dialing before dialing oneself: far longer than a connection takes, far shorter than
 /// it takes to give up on an address that swallows packets.
 const DIALING_WAIT: Duration = Duration::from_millis(100);
+/// How long one address is tried alone.
+const STAGGER: Duration = Duration::from_millis(250);
 
 impl Pool {
     pub(crate) fn new(addresses: Vec<Arc<str>>, settings: Settings) -> Self {
-        Self { addresses, settings, connections: Mutex::default(), dialing: tokio::sync::Mutex::new(()) }
+        Self {
+            addresses: Mutex::new(Addresses::new(addresses)),
+            settings,
+            connections: Mutex::default(),
+            dialing: tokio::sync::Mutex::new(()),
+            failed: Notify::new(),
+        }
     }
 
-    /// A connection to any node, `avoid` last, and a place on it for one stream.
+    /// A connection, and a place on it for one stream: to `wanted` if that may be reachable, otherwise to any node,
+    /// `avoid` last.
     pub(crate) async fn connection(
         &self,
         dialing: Dialing,
+        wanted: Option<&str>,
         avoid: Option<&str>,
     ) -> Result<(Connection, Lease), ConnectError> {
-        if let Some(found) = self.find(dialing, avoid) {
+        let fits = |address: &str| {
+            avoid != Some(address) && wanted.is_none_or(|wanted| wanted == address) && self.is_trusted(address)
+        };
+        if let Some(found) = self.find(dialing, fits) {
             return Ok(found);
         }
         let _turn = match dialing {
             Dialing::Dedicated => None,
             Dialing::Shared => tokio::time::timeout(DIALING_WAIT, self.dialing.lock()).await.ok(),
         };
-        if let Some(found) = self.find(dialing, avoid) {
+        if let Some(found) = self.find(dialing, fits) {
             return Ok(found);
         }
+        let (last, others): (Vec<_>, Vec<_>) =
+            self.order(wanted, avoid).into_iter().partition(|address| avoid == Some(&**address));
         let mut attempts = Vec::new();
-        for address in self.shuffled(avoid) {
-            match self.dial(&address).await {
-                Ok(connection) => {
-                    let lease = connection.lease();
-                    self.keep(dialing, &connection);
-                    return Ok((connection, lease));
+        for addresses in [others, last] {
+            // Of what is avoided a connection that is there will do.
+            if addresses.iter().any(|address| avoid == Some(&**address))
+                && let Some(found) = self.find(dialing, |address| avoid == Some(address))
+            {
+                return Ok(found);
+            }
+            if let Some(connection) = self.dial_first(addresses, &mut attempts).await {
+                let lease = connection.lease();
+                if dialing == Dialing::Shared {
+                    self.keep(&connection);
                 }
-                Err(error) => attempts.push(Attempt { address: address.to_string(), error }),
+                return Ok((connection, lease));
             }
         }
         Err(ConnectError::Unreachable { attempts })
     }
 
-    /// Forgets every connection; those without streams close.
-    pub(crate) fn clear(&self) {
-        self.lock().clear();
-    }
-
-    /// Puts a connection that nobody uses at the disposal of whoever comes next.
-    pub(crate) fn keep_idle(&self, connection: &Connection) {
-        self.lock().push(connection.clone());
-    }
-
-    fn keep(&self, dialing: Dialing, connection: &Connection) {
-        match dialing {
-            Dialing::Dedicated => {}
-            Dialing::Shared => self.lock().push(connection.clone()),
+    /// Connects to the first of these that answers.
+    async fn dial_first(&self, addresses: Vec<Arc<str>>, attempts: &mut Vec<Attempt>) -> Option<Connection> {
+        let mut waiting = addresses.into_iter();
+        let mut dials = JoinSet::new();
+        loop {
+            if let Some(address) = waiting.next() {
+                let settings = self.settings;
+                dials.spawn(async move {
+                    let dialed = Connection::dial(&address, &settings).await;
+                    (address, dialed)
+                });
+            }
+            let has_more = waiting.len() > 0;
+            tokio::select! {
+                biased;
+                dialed = dials.join_next() => match dialed {
+                    Some(Ok((_, Ok(connection)))) => return Some(connection),
+                    Some(Ok((address, Err(error)))) => {
+                        self.handle_failure(&address);
+                        attempts.push(Attempt { address: address.to_string(), error });
+                    }
+                    // A task that was dropped with its runtime.
+                    Some(Err(_)) => {}
+                    None => return None,
+                },
+                () = tokio::time::sleep(STAGGER), if has_more => {}
+            }
         }
     }
 
-    fn find(&self, dialing: Dialing, avoid: Option<&str>) -> Option<(Connection, Lease)> {
-        let mut connections = self.lock();
+    /// How long one address may take to answer.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.settings.connect_timeout
+    }
+
+    /// Forgets every connection; those without streams close.
+    pub(crate) fn clear(&self) {
+        self.connections().clear();
+    }
+
+    /// Puts a connection at the disposal of whoever comes next.
+    pub(crate) fn keep(&self, connection: &Connection) {
+        self.connections().push(connection.clone());
+    }
+
+    fn find(&self, dialing: Dialing, fits: impl Fn(&str) -> bool) -> Option<(Connection, Lease)> {
+        let mut connections = self.connections();
         connections.retain(Connection::is_usable);
-        let fits = |connection: &Connection| {
-            let room = match dialing {
-                Dialing::Dedicated => connection.leases() == 0,
-                Dialing::Shared => connection.leases() < self.settings.streams_per_connection,
-            };
-            room && avoid != Some(&**connection.address())
+        let has_room = |connection: &Connection| match dialing {
+            Dialing::Dedicated => connection.leases() == 0,
+            Dialing::Shared => connection.leases() < self.settings.streams_per_connection,
         };
-        let at = connections.iter().position(fits)?;
+        let at = connections.iter().position(|connection| has_room(connection) && fits(connection.address()))?;
         match dialing {
             Dialing::Dedicated => {
                 let connection = connections.swap_remove(at);
@@ -107,39 +159,55 @@ impl Pool {
 
     /// A new connection to this address.
     pub(crate) async fn dial(&self, address: &Arc<str>) -> Result<Connection, String> {
-        Connection::dial(address, &self.settings).await
+        let dialed = Connection::dial(address, &self.settings).await;
+        if dialed.is_err() {
+            self.handle_failure(address);
+        }
+        dialed
     }
 
-    /// Every address in random order, `avoid` last.
-    pub(crate) fn shuffled(&self, avoid: Option<&str>) -> Vec<Arc<str>> {
-        let mut keyed: Vec<(bool, u64, &Arc<str>)> =
-            self.addresses.iter().map(|address| (avoid == Some(&**address), random(), address)).collect();
-        keyed.sort_unstable();
-        keyed.into_iter().map(|(.., address)| Arc::clone(address)).collect()
+    /// Every address in the order to try them.
+    pub(crate) fn order(&self, wanted: Option<&str>, avoid: Option<&str>) -> Vec<Arc<str>> {
+        self.addresses().order(wanted, avoid, Instant::now(), random)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
+    /// Takes the addresses that the cluster map lists.
+    pub(crate) fn learn(&self, addresses: &[Arc<str>]) {
+        self.addresses().learn(addresses);
+    }
+
+    /// Whether an address is known and did not fail lately.
+    pub(crate) fn is_trusted(&self, address: &str) -> bool {
+        self.addresses().is_trusted(address, Instant::now())
+    }
+
+    /// A node answered a call at this address.
+    pub(crate) fn handle_answer(&self, address: &str) {
+        self.addresses().handle_answer(address);
+    }
+
+    /// Nothing could be had from this address: it is tried last for a while.
+    pub(crate) fn handle_failure(&self, address: &str) {
+        self.addresses().handle_failure(address, Instant::now());
+        self.failed.notify_waiters();
+    }
+
+    /// Waits until an address is not to be relied on.
+    pub(crate) async fn distrusted(&self, address: &str) {
+        loop {
+            let failed = self.failed.notified();
+            if !self.is_trusted(address) {
+                return;
+            }
+            failed.await;
+        }
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn suspect_address_comes_last() {
-        let settings = Settings {
-            connect_timeout: Duration::from_secs(1),
-            stream_window_bytes: 1 << 20,
-            streams_per_connection: 8,
-            keep_alive_interval: Duration::from_secs(10),
-            keep_alive_timeout: Duration::from_secs(5),
-        };
-        let pool = Pool::new(["a:1", "b:1", "c:1"].map(Arc::from).to_vec(), settings);
-        for _ in 0..20 {
-            let order = pool.shuffled(Some("b:1"));
-            assert_eq!((order.len(), &*order[2]), (3, "b:1"));
-        }
+    fn addresses(&self) -> MutexGuard<'_, Addresses> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

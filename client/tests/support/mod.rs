@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failure here fails the test")]
 #![allow(clippy::allow_attributes, reason = "dead_code is not certain in each test binary")]
 
-mod log;
+pub(crate) mod log;
 mod push;
 mod serve;
 mod subscribe;
@@ -18,6 +18,7 @@ use std::time::Duration;
 use broky_proto::v1::{self, ErrorCode};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 
 use log::{Log, Stored};
 
@@ -54,6 +55,10 @@ pub(crate) struct Arrived {
     pub(crate) producer: u64,
     pub(crate) sequence: u64,
     pub(crate) messages: usize,
+    /// Which node took it.
+    pub(crate) node: usize,
+    /// Of its first message.
+    pub(crate) vbucket: u16,
 }
 
 #[derive(Default)]
@@ -78,28 +83,101 @@ pub(crate) struct State {
     pub(crate) ended_push_streams: usize,
     pub(crate) ended_subscriptions: usize,
     pub(crate) gaps: Vec<v1::Gap>,
+    /// Addresses of the nodes.
+    pub(crate) nodes: Vec<String>,
+    /// Place of each vbucket's leader among the nodes; `None` for none.
+    pub(crate) leaders: Vec<Option<usize>>,
+    pub(crate) map_version: u64,
+    /// How often each node was asked for the map.
+    pub(crate) maps_asked_at: Vec<usize>,
+    /// Nodes that subscriptions were opened at, in order.
+    pub(crate) opened_at: Vec<usize>,
 }
 
-/// A running fake broker.
+/// A running fake broker: one node. Nodes of a cluster share everything but their connections, as if whatever one of
+/// them is given were forwarded and replicated in no time.
 #[derive(Clone)]
 pub(crate) struct Broker {
     state: Arc<Mutex<State>>,
     changed: Arc<watch::Sender<u64>>,
     cut: Arc<Notify>,
     address: SocketAddr,
+    /// Its place among the nodes.
+    place: usize,
+    is_paused: Arc<watch::Sender<bool>>,
+    accepting: Arc<Mutex<Option<AbortHandle>>>,
 }
 
 impl Broker {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let broker = Self {
-            state: Arc::new(Mutex::new(State { cluster_id: [7; 16], ..State::default() })),
-            changed: Arc::new(watch::Sender::new(0)),
-            cut: Arc::default(),
-            address: listener.local_addr().unwrap(),
-        };
-        tokio::spawn(serve::accept(broker.clone(), listener));
-        broker
+        Self::start_cluster(1).await.pop().unwrap()
+    }
+
+    /// Nodes of one cluster, which lead the vbuckets in turn.
+    pub(crate) async fn start_cluster(nodes: usize) -> Vec<Self> {
+        let leaders = (0..log::VBUCKETS as usize).map(|vbucket| Some(vbucket % nodes)).collect();
+        let state = State { cluster_id: [7; 16], map_version: 1, leaders, ..State::default() };
+        let state = Arc::new(Mutex::new(state));
+        let changed = Arc::new(watch::Sender::new(0));
+        let mut brokers = Vec::new();
+        for place in 0..nodes {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            state.lock().unwrap().nodes.push(address.to_string());
+            state.lock().unwrap().maps_asked_at.push(0);
+            let broker = Self {
+                state: Arc::clone(&state),
+                changed: Arc::clone(&changed),
+                cut: Arc::default(),
+                address,
+                place,
+                is_paused: Arc::new(watch::Sender::new(false)),
+                accepting: Arc::default(),
+            };
+            broker.accept(listener);
+            brokers.push(broker);
+        }
+        brokers
+    }
+
+    fn accept(&self, listener: TcpListener) {
+        let task = tokio::spawn(serve::accept(self.clone(), listener));
+        *self.accepting.lock().unwrap() = Some(task.abort_handle());
+    }
+
+    /// The node's end: its connections break, and new ones are refused.
+    pub(crate) async fn kill(&self) {
+        let accepting = self.accepting.lock().unwrap().take().unwrap();
+        accepting.abort();
+        while !accepting.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        self.cut_all();
+    }
+
+    /// The node is back, at its address.
+    pub(crate) async fn revive(&self) {
+        self.accept(TcpListener::bind(self.address).await.unwrap());
+    }
+
+    /// The node takes connections and requests and answers nothing, until it goes on.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        self.is_paused.send_replace(is_paused);
+    }
+
+    /// Waits while the node is paused.
+    async fn gate(&self) {
+        let _ = self.is_paused.subscribe().wait_for(|is_paused| !is_paused).await;
+    }
+
+    /// Tells a newer map, in which these nodes lead the vbuckets.
+    pub(crate) fn lead(&self, leaders: impl IntoIterator<Item = Option<usize>>) {
+        {
+            let mut state = self.lock();
+            state.leaders = leaders.into_iter().collect();
+            state.map_version += 1;
+        }
+        self.touch();
     }
 
     pub(crate) fn address(&self) -> String {

@@ -11,10 +11,11 @@ use super::{Arrived, Broker, LINEAGE, PushFault, State};
 
 pub(crate) async fn serve(broker: Broker, mut requests: Requests, answer: Sender) {
     while let Some(request) = requests.next().await {
+        broker.gate().await;
         let fault = {
             let mut state = broker.lock();
             let fault = state.push_faults.pop_front().unwrap_or(PushFault::None);
-            handle(&mut state, &request, fault)
+            handle(&mut state, &request, fault, broker.place)
         };
         broker.touch();
         match fault {
@@ -42,9 +43,11 @@ enum Reply {
     End(ErrorCode),
 }
 
-fn handle(state: &mut State, request: &Bytes, fault: PushFault) -> Reply {
+fn handle(state: &mut State, request: &Bytes, fault: PushFault, node: usize) -> Reply {
     let push = scan_push(request, 1 << 20).unwrap();
-    state.arrived.push(Arrived { producer: push.producer.0, sequence: push.sequence.0, messages: push.messages() });
+    let vbucket = push.entries.first().map_or(u16::MAX, |entry| vbucket_of(entry.token));
+    let (producer, sequence) = (push.producer.0, push.sequence.0);
+    state.arrived.push(Arrived { producer, sequence, messages: push.messages(), node, vbucket });
     match fault {
         PushFault::None => Reply::Answer(store(state, &push, request, |_| None)),
         PushFault::CutBeforeStoring => Reply::Cut,

@@ -15,6 +15,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::futures::OwnedNotified;
 use tokio::sync::mpsc;
 
 use super::{Broker, push, subscribe};
@@ -23,13 +24,14 @@ pub(crate) async fn accept(broker: Broker, listener: TcpListener) {
     while let Ok((socket, _)) = listener.accept().await {
         broker.lock().connections += 1;
         broker.touch();
-        tokio::spawn(connection(broker.clone(), socket));
+        // From now on a cut meets it.
+        let cut = std::sync::Arc::clone(&broker.cut).notified_owned();
+        tokio::spawn(connection(broker.clone(), socket, cut));
     }
 }
 
-async fn connection(broker: Broker, socket: TcpStream) {
+async fn connection(broker: Broker, socket: TcpStream, cut: OwnedNotified) {
     socket.set_nodelay(true).unwrap();
-    let cut = std::sync::Arc::clone(&broker.cut);
     let service = service_fn(move |request| call(broker.clone(), request));
     let serving = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(1 << 20)
@@ -38,13 +40,14 @@ async fn connection(broker: Broker, socket: TcpStream) {
         .serve_connection(TokioIo::new(socket), service);
     tokio::select! {
         _ = serving => {}
-        () = cut.notified() => {}
+        () = cut => {}
     }
 }
 
 async fn call(broker: Broker, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
     let (sender, receiver) = mpsc::channel(64);
     let answer = Sender(sender);
+    broker.gate().await;
     let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
     let requests = Requests { body: request.into_body(), deframer: Deframer::new(8 << 20) };
     match method.as_str() {
@@ -58,18 +61,41 @@ async fn call(broker: Broker, request: Request<Incoming>) -> Result<Response<Ans
 }
 
 async fn topology(broker: Broker, answer: Sender) {
-    let node =
-        v1::TopologyNode { name: "fake".to_owned(), incarnation: 1, address: broker.address(), zone: String::new() };
-    let response = v1::TopologyResponse {
-        cluster_id: broker.lock().cluster_id.to_vec().into(),
-        map_version: 1,
-        vbuckets: super::log::VBUCKETS,
-        nodes: vec![node],
-        leaders: vec![1; 4],
-        epochs: vec![super::log::EPOCH; 4],
+    broker.lock().maps_asked_at[broker.place] += 1;
+    broker.touch();
+    let mut changed = broker.changed.subscribe();
+    let mut told = None;
+    loop {
+        broker.gate().await;
+        let response = map(&broker);
+        let version = Some((response.cluster_id.clone(), response.map_version));
+        if told != version {
+            told = version;
+            answer.send(broky_proto::frame::encode(&response)).await;
+        }
+        tokio::select! {
+            changed = changed.changed() => changed.unwrap(),
+            () = answer.0.closed() => return,
+        }
+    }
+}
+
+fn map(broker: &Broker) -> v1::TopologyResponse {
+    let state = broker.lock();
+    let node = |address: &String| v1::TopologyNode {
+        name: address.clone(),
+        incarnation: 1,
+        address: address.clone(),
+        zone: String::new(),
     };
-    answer.send(broky_proto::frame::encode(&response)).await;
-    answer.0.closed().await;
+    v1::TopologyResponse {
+        cluster_id: state.cluster_id.to_vec().into(),
+        map_version: state.map_version,
+        vbuckets: super::log::VBUCKETS,
+        nodes: state.nodes.iter().map(node).collect(),
+        leaders: state.leaders.iter().map(|leader| leader.map_or(0, |at| u32::try_from(at + 1).unwrap())).collect(),
+        epochs: vec![super::log::EPOCH; 4],
+    }
 }
 
 /// Requests of a call.

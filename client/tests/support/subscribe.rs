@@ -23,6 +23,7 @@ pub(crate) async fn serve(broker: Broker, mut requests: Requests, answer: Sender
     let opened = {
         let mut state = broker.lock();
         state.opens.push(open.clone());
+        state.opened_at.push(broker.place);
         match state.refuse_opens.pop_front() {
             Some(code) => Err(code),
             None => confirm(&mut state, &open),
@@ -99,6 +100,7 @@ async fn deliver(broker: &Broker, answer: &Sender, open: &Open, mut next: HashMa
     let mut changed = broker.changed.subscribe();
     let mut seen = 0;
     loop {
+        broker.gate().await;
         let (block, is_cut) = {
             let mut state = broker.lock();
             gather(&mut state, open, &mut seen, &mut next)

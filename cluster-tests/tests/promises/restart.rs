@@ -72,7 +72,8 @@ async fn subscriber_is_refused_by_the_new_node_and_may_restart(workers: u16) {
 }
 
 async fn idle_subscriber_is_refused_by_the_new_node(workers: u16) {
-    let node = TestNode::start(workers);
+    // Nobody gets to it but through the relay: it goes on, and a client would go on with it.
+    let node = TestNode::start_with(workers, |config| config.advertise = Some("127.0.0.1:1".to_owned()));
     let relay = Relay::start(node.address()).await;
     let client = client_of(relay.address()).await;
     let mut subscription = client.subscribe(SubscribeOptions::new(["never"])).await.unwrap();

@@ -1,6 +1,6 @@
 //! A feed of one vbucket, written by hand.
 
-use broky_delivery::{Block, Delivery, DeliveryConfig, Entry, FeedId, Poll, Run, SubscriptionId};
+use broky_delivery::{ArenaId, Block, Delivery, DeliveryConfig, Entry, FeedId, Poll, Run, SubscriptionId};
 use broky_proto::frame::{PREFIX_LEN, prefix};
 use broky_proto::id::{ClusterId, Epoch, Incarnation, Lineage, Offset, Token, VBucketCount, VBucketId};
 use broky_proto::v1::{self, start::Start};
@@ -27,6 +27,7 @@ impl Feed {
             cursor_interval_bytes: 1 << 20,
         });
         delivery.set_view(VBUCKET, Lineage(2), Epoch(1), Offset(base));
+        delivery.set_ready(VBUCKET, true);
         Self { delivery, next: base }
     }
 
@@ -43,6 +44,7 @@ impl Feed {
             runs: [Run { vbucket: VBUCKET, count, first }].into(),
             messages: count,
             has_system: keys.iter().any(|key| key.starts_with("!system")),
+            arena: ArenaId::default(),
         };
         let mut wake = Vec::new();
         self.delivery.handle_block(FEED, block, &entries, &mut wake);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use broky_delivery::{self as delivery, SubscriptionId};
 use broky_proto::error::Refusal;
 use broky_proto::limits::SUBSCRIBE_REQUEST_BYTES_MAX;
-use broky_proto::v1::{ErrorCode, SubscribeRequest, subscribe_request::Request};
+use broky_proto::v1::{ErrorCode, Open, SubscribeRequest, subscribe_request::Request};
 use bytes::Bytes;
 use http::Response;
 use http_body::Frame;
@@ -24,12 +24,16 @@ use crate::worker::{ConnectionId, Worker};
 
 /// Time a client has to send its first request.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time a subscription waits until this node can serve it.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests taken in one turn.
 const TURN_REQUESTS_MAX: usize = 64;
 
 enum State {
     /// Waits for the first request.
     Opening(Pin<Box<Sleep>>),
+    /// Waits until the node can serve it.
+    NotReady(Pin<Box<Sleep>>, Box<Open>, Refusal),
     Open(SubscriptionId),
     /// Said its last.
     Over,
@@ -57,11 +61,18 @@ impl Subscribe {
         if matches!(self.state, State::Over) {
             return Poll::Ready(None);
         }
-        if let Err(refusal) = self.read(cx) {
+        if let Err(refusal) = self.read(cx).and_then(|()| self.try_again(cx)) {
             return self.finish(&refusal);
         }
         let id = match &mut self.state {
             State::Open(id) => *id,
+            State::NotReady(deadline, _, refusal) => {
+                if deadline.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                let refusal = refusal.clone();
+                return self.finish(&refusal);
+            }
             State::Over => return Poll::Ready(None),
             State::Opening(deadline) => {
                 if deadline.as_mut().poll(cx).is_pending() {
@@ -93,7 +104,7 @@ impl Subscribe {
                 self.is_half_closed = true;
                 return match self.state {
                     State::Opening(_) => Err(violation("the stream ended without opening a subscription")),
-                    State::Open(_) | State::Over => Ok(()),
+                    State::NotReady(..) | State::Open(_) | State::Over => Ok(()),
                 };
             };
             let request = SubscribeRequest::decode(message)
@@ -105,19 +116,55 @@ impl Subscribe {
     }
 
     fn handle(&mut self, request: SubscribeRequest) -> Result<(), Refusal> {
-        match (&self.state, request.request) {
+        match (&mut self.state, request.request) {
             (State::Opening(_), Some(Request::Open(open))) => {
-                self.state = State::Open(self.worker.open_subscription(self.connection, &open)?);
-                Ok(())
+                let deadline = Box::pin(tokio::time::sleep(READY_TIMEOUT));
+                self.open(deadline, Box::new(open))
             }
             (State::Open(id), Some(Request::Credit(credit))) => {
                 self.worker.add_credit(*id, credit);
                 Ok(())
             }
+            (State::NotReady(_, open, _), Some(Request::Credit(credit))) if open.credit > 0 => {
+                open.credit = open.credit.saturating_add(credit);
+                Ok(())
+            }
+            (State::NotReady(..), Some(Request::Credit(_))) => {
+                Err(violation("credit was given to a subscription opened without"))
+            }
             (State::Opening(_), Some(Request::Credit(_)) | None) => Err(violation("the first request must be `open`")),
-            (State::Open(_), Some(Request::Open(_))) => Err(violation("the subscription is open already")),
-            (State::Open(_), None) => Err(violation("a request holds nothing")),
+            (State::Open(_) | State::NotReady(..), Some(Request::Open(_))) => {
+                Err(violation("the subscription is open already"))
+            }
+            (State::Open(_) | State::NotReady(..), None) => Err(violation("a request holds nothing")),
             (State::Over, _) => Ok(()),
+        }
+    }
+
+    /// Opens the subscription, or lets it wait until this node can serve it.
+    fn open(&mut self, deadline: Pin<Box<Sleep>>, open: Box<Open>) -> Result<(), Refusal> {
+        self.state = match self.worker.open_subscription(self.connection, &open) {
+            Ok(id) => State::Open(id),
+            Err(refusal) if refusal.code == ErrorCode::NotReady => State::NotReady(deadline, open, refusal),
+            Err(refusal) => return Err(refusal),
+        };
+        Ok(())
+    }
+
+    /// Opens the subscription if it could not be opened before and can be by now.
+    fn try_again(&mut self, cx: &Context<'_>) -> Result<(), Refusal> {
+        if !matches!(self.state, State::NotReady(..)) {
+            return Ok(());
+        }
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::NotReady(deadline, open, _) => {
+                self.worker.wait_for_ready(cx);
+                self.open(deadline, open)
+            }
+            state => {
+                self.state = state;
+                Ok(())
+            }
         }
     }
 

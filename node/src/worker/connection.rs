@@ -16,7 +16,7 @@ use crate::sniff::{Replayed, Sniffed, sniff};
 
 /// Spawns on the worker's own thread.
 #[derive(Clone, Copy)]
-struct LocalExecutor;
+pub(crate) struct LocalExecutor;
 
 impl<F> Executor<F> for LocalExecutor
 where

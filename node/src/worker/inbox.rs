@@ -5,8 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use broky_delivery::{BlockSeq, DeliveryStats, FeedId};
+use broky_proto::id::{IsrVersion, VBucketId};
+use broky_proto::peer::Hello;
 use broky_proto::wire::Push;
-use broky_shard::{MirrorBlock, PartOutcome, ShardId, ShardStats, Ticket};
+use broky_ring::map::ClusterMap;
+use broky_shard::{Mirror, PartOutcome, ShardId, ShardStats, Ticket};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,8 +28,14 @@ pub(crate) enum ToWorker {
     Push { request: Bytes, push: Arc<Push>, ticket: Ticket },
     /// The outcome of another shard's part of a request.
     Reply { ticket: Ticket, outcome: PartOutcome },
-    /// Another shard's committed blocks, how many of its oldest are gone, and up to which their holders must go.
-    Mirror { from: ShardId, blocks: Vec<MirrorBlock>, evicted: u64, cut: Option<BlockSeq> },
+    /// What another shard has done to what readers see of it, and up to which block its holders must go.
+    Mirror { from: ShardId, news: Vec<Mirror>, cut: Option<BlockSeq> },
+    /// A newer cluster map.
+    Map(Arc<ClusterMap>),
+    /// A leader's connection.
+    Peer { stream: TcpStream, hello: Hello },
+    /// ISR changes of this shard's that were refused for good.
+    Refused(Vec<(VBucketId, IsrVersion)>),
     /// Wants to know how the worker is doing.
     Stats(oneshot::Sender<WorkerStats>),
     /// Wants the worker to end.
@@ -39,6 +48,7 @@ pub(crate) struct WorkerStats {
     pub(crate) shard: ShardStats,
     pub(crate) delivery: DeliveryStats,
     pub(crate) led: usize,
+    pub(crate) followed: usize,
     pub(crate) connections: usize,
     pub(crate) subscriptions: usize,
     pub(crate) interests: usize,
@@ -57,7 +67,10 @@ impl Worker {
                 ToWorker::Connection { stream, admission } => self.serve(stream, admission),
                 ToWorker::Push { request, push, ticket } => self.store(&request, &push, ticket),
                 ToWorker::Reply { ticket, outcome } => self.reply(ticket, outcome),
-                ToWorker::Mirror { from, blocks, evicted, cut } => self.take_mirror(from, blocks, evicted, cut),
+                ToWorker::Mirror { from, news, cut } => self.take_mirror(from, news, cut),
+                ToWorker::Map(map) => self.take_map(map),
+                ToWorker::Peer { stream, hello } => self.serve_peer(stream, &hello),
+                ToWorker::Refused(refused) => self.take_refused(&refused),
                 // Whoever asked may have stopped waiting.
                 ToWorker::Stats(answer) => drop(answer.send(self.stats())),
                 ToWorker::Stop => return,
@@ -65,19 +78,16 @@ impl Worker {
         }
     }
 
-    fn take_mirror(&self, from: ShardId, blocks: Vec<MirrorBlock>, evicted: u64, cut: Option<BlockSeq>) {
+    fn take_mirror(&self, from: ShardId, news: Vec<Mirror>, cut: Option<BlockSeq>) {
         let feed = FeedId(from.0);
-        {
-            let (mut shard, mut outbox) = (self.shard.borrow_mut(), self.outbox.borrow_mut());
-            for MirrorBlock { block, entries } in blocks {
-                shard.handle_mirrored(feed, block, &entries, &mut outbox);
+        self.act(|shard, out| {
+            for mirror in news {
+                shard.handle_mirror(feed, mirror, out);
             }
-            shard.handle_mirror_evicted(feed, evicted);
             if let Some(through) = cut {
-                shard.handle_mirror_cut(feed, through, &mut outbox);
+                shard.handle_mirror_cut(feed, through, out);
             }
-        }
-        self.dispatch();
+        });
     }
 
     fn stats(&self) -> WorkerStats {
@@ -86,6 +96,7 @@ impl Worker {
             shard: shard.stats(),
             delivery: shard.delivery_stats(),
             led: shard.led(),
+            followed: shard.followed(),
             connections: self.connections.borrow().len(),
             subscriptions: shard.delivery().subscriptions(),
             interests: shard.delivery().interests(),

@@ -2,7 +2,9 @@
 //! crosses to another worker goes as whole blocks and requests through its inbox.
 
 mod connection;
+mod forward;
 mod inbox;
+mod peers;
 mod requests;
 mod spin;
 mod stop;
@@ -10,22 +12,26 @@ mod subscriptions;
 mod thread;
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use broky_proto::v1::TopologyResponse;
-use broky_shard::{Outbox, Shard, ShardId};
+use broky_shard::{Outbox, Router, Shard, ShardId};
 use slab::Slab;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tonic::service::Routes;
 
+pub(crate) use connection::LocalExecutor;
 pub(crate) use inbox::{Inbox, ToWorker, WorkerStats};
+pub(crate) use peers::FromWorker;
 pub(crate) use requests::PushTicket;
 pub(crate) use stop::StopWatch;
 pub(crate) use thread::{WorkerConfig, spawn};
 
+use forward::Forwards;
+use peers::Peers;
 use requests::Requests;
 use spin::Spin;
 use stop::Stop;
@@ -43,6 +49,8 @@ struct Reader {
 
 /// One thread's state.
 pub(crate) struct Worker {
+    /// This very worker, for tasks that it spawns.
+    this: Weak<Self>,
     shard: RefCell<Shard>,
     outbox: RefCell<Outbox>,
     requests: RefCell<Requests>,
@@ -65,11 +73,21 @@ pub(crate) struct Worker {
     routes: Routes,
     spin: Spin,
     stop: Stop,
+    peers: Peers,
+    router: RefCell<Router>,
+    /// Something waits to be sent on.
+    rerouting: Notify,
+    forwards: Forwards,
+    /// No other node is registered.
+    is_alone: Cell<bool>,
+    /// Subscriptions that wait until they can be opened.
+    waiting_for_ready: RefCell<Vec<Waker>>,
 }
 
 impl Worker {
-    pub(crate) fn new(config: &WorkerConfig, shard: Shard) -> Self {
+    pub(crate) fn new(config: &WorkerConfig, shard: Shard, this: Weak<Self>) -> Self {
         Self {
+            this,
             inbound_bytes_max: (shard.config().memory_bytes / 4).max(INBOUND_BYTES_MIN),
             shard: RefCell::new(shard),
             outbox: RefCell::default(),
@@ -87,6 +105,12 @@ impl Worker {
             routes: config.routes.clone(),
             spin: Spin::default(),
             stop: Stop::default(),
+            peers: Peers::new(config.to_control.clone()),
+            router: RefCell::new(Router::new(config.shard.me, config.shard.shards, config.shard.vbuckets)),
+            rerouting: Notify::new(),
+            forwards: Forwards::default(),
+            is_alone: Cell::new(true),
+            waiting_for_ready: RefCell::default(),
         }
     }
 
@@ -141,6 +165,10 @@ impl Worker {
     fn dispatch(&self) {
         let mut outbox = std::mem::take(&mut *self.outbox.borrow_mut());
         self.mirror(&mut outbox);
+        self.dispatch_to_peers(&mut outbox);
+        if std::mem::take(&mut outbox.is_ready_changed) {
+            self.waiting_for_ready.borrow_mut().drain(..).for_each(Waker::wake);
+        }
         let mut readers = self.readers.borrow_mut();
         for id in outbox.wake.drain(..) {
             if let Some(waker) = readers.get_mut(id.index()).and_then(|reader| reader.waker.take()) {
@@ -161,14 +189,13 @@ impl Worker {
 
     fn mirror(&self, outbox: &mut Outbox) {
         let cut = outbox.mirror_cut.take();
-        if outbox.mirror.is_empty() && outbox.mirror_evicted == 0 && cut.is_none() {
+        if outbox.mirror.is_empty() && cut.is_none() {
             return;
         }
-        let blocks = std::mem::take(&mut outbox.mirror);
-        let evicted = std::mem::take(&mut outbox.mirror_evicted);
+        let news = std::mem::take(&mut outbox.mirror);
         for (at, inbox) in self.inboxes.iter().enumerate() {
             if at != usize::from(self.id().0) {
-                let message = ToWorker::Mirror { from: self.id(), blocks: blocks.clone(), evicted, cut };
+                let message = ToWorker::Mirror { from: self.id(), news: news.clone(), cut };
                 // A worker that is gone reads nothing any more.
                 let _ = inbox.send(message);
             }

@@ -26,6 +26,14 @@ impl Worker {
         Ok(id)
     }
 
+    /// Has a task woken when subscriptions that could not be opened may be tried again.
+    pub(crate) fn wait_for_ready(&self, cx: &Context<'_>) {
+        let mut waiting = self.waiting_for_ready.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+    }
+
     /// What a subscription is sent next; its reader is woken when there is more.
     pub(crate) fn poll_subscription(&self, id: SubscriptionId, cx: &Context<'_>) -> Poll {
         let poll = self.shard.borrow_mut().delivery_mut().poll(id);

@@ -1,17 +1,19 @@
 //! A worker's thread.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use broky_proto::v1::TopologyResponse;
-use broky_shard::{Assignment, Shard, ShardConfig};
+use broky_ring::map::ClusterMap;
+use broky_shard::{Shard, ShardConfig};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tonic::service::Routes;
 
-use super::Worker;
 use super::inbox::{Inbox, ToWorker};
+use super::{FromWorker, Worker};
 use crate::config::StartError;
 
 /// Time that open calls have to end when the node stops.
@@ -23,7 +25,9 @@ pub(crate) struct WorkerConfig {
     pub(crate) message_bytes_max: usize,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) topology: watch::Receiver<TopologyResponse>,
-    pub(crate) assignments: Vec<Assignment>,
+    /// The map to begin with.
+    pub(crate) map: Arc<ClusterMap>,
+    pub(crate) to_control: mpsc::UnboundedSender<FromWorker>,
     pub(crate) routes: Routes,
 }
 
@@ -47,20 +51,18 @@ pub(crate) fn spawn(
 }
 
 async fn run(config: WorkerConfig, mut inbox: mpsc::UnboundedReceiver<ToWorker>) {
-    let mut shard = match Shard::new(config.shard.clone()) {
+    let shard = match Shard::new(config.shard.clone()) {
         Ok(shard) => shard,
         // `spawn` has validated the settings.
         Err(error) => return tracing::error!(%error, "a shard cannot start"),
     };
-    let map_version = config.topology.borrow().map_version;
-    shard.handle_map_version(broky_proto::id::MapVersion(map_version));
-    for assignment in &config.assignments {
-        shard.handle_assignment(assignment.clone());
-    }
-    let worker = Rc::new(Worker::new(&config, shard));
+    let worker = Rc::new_cyclic(|this| Worker::new(&config, shard, this.clone()));
+    worker.take_map(config.map.clone());
     let flusher = tokio::task::spawn_local(worker.clone().keep_flushing());
     let awake = tokio::task::spawn_local(worker.clone().keep_awake());
     let heartbeats = tokio::task::spawn_local(worker.clone().keep_heartbeats());
+    let rerouting = tokio::task::spawn_local(worker.clone().keep_rerouting());
+    let ticks = tokio::task::spawn_local(worker.clone().keep_ticking());
     worker.keep_receiving(&mut inbox).await;
     worker.stop.stop();
     worker.end_subscriptions();
@@ -73,6 +75,8 @@ async fn run(config: WorkerConfig, mut inbox: mpsc::UnboundedReceiver<ToWorker>)
     flusher.abort();
     awake.abort();
     heartbeats.abort();
+    ticks.abort();
+    rerouting.abort();
 }
 
 impl Worker {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 /// The only epoch, lineage and first offset of every vbucket here.
 pub(crate) const EPOCH: u64 = 7;
-pub(crate) const LINEAGE: u64 = 3;
-pub(crate) const BASE: u64 = 40;
+pub(crate) const LINEAGE: u64 = 0;
+pub(crate) const BASE: u64 = 0;
 
 /// What the model expects of one pushed message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,43 +1,45 @@
 //! What pushers are told, where the random runs do not come: replicas that lag, sequences out of order.
 
-use broky_proto::id::Member;
-use broky_proto::id::{ClusterId, Epoch, Incarnation, Lineage, NodeId, Offset, VBucketCount, VBucketId};
+use broky_proto::id::{ClusterId, NodeId, Offset, VBucketCount, VBucketId};
 use broky_proto::v1::{self, ErrorCode};
 use broky_proto::wire::{Push, scan_push};
-use broky_replication::Follower;
-use broky_shard::{Assignment, ExceptionKind, Outbox, PartOutcome, Shard, ShardConfig, ShardId, Ticket, shards_of};
+use broky_ring::command::Command;
+use broky_shard::{ExceptionKind, Outbox, PartOutcome, Shard, ShardConfig, ShardId, Ticket, shards_of};
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::cluster::Cluster;
 use crate::log::payload;
 
 const VBUCKETS: u32 = 2;
 
-fn member(node: u32) -> Member {
-    Member { node: NodeId(node), incarnation: Incarnation(1) }
-}
-
-/// A shard that leads vbucket 0 with these followers, of which none ever acknowledges anything.
-fn leading(followers: &[u32], min_isr: usize) -> Shard {
+/// A shard that leads vbucket 0 with this many followers, of which none ever acknowledges anything. Vbucket 1 is led
+/// by another node.
+fn leading(followers: u8, min_isr: u8) -> Shard {
+    let vbuckets = VBucketCount::new(VBUCKETS).unwrap();
+    let mut cluster = Cluster::new(vbuckets, (1 + followers).max(min_isr), min_isr);
+    let me = cluster.register("leader");
+    let others: Vec<_> = (0..2).map(|number| cluster.register(&format!("other-{number}"))).collect();
+    let copies = usize::from(followers.max(min_isr - 1));
+    let nodes: Vec<NodeId> =
+        std::iter::once(me).chain(others.iter().copied()).map(|m| m.node).take(1 + copies).collect();
+    cluster.place(0, std::iter::once(VBucketId(0)), &nodes);
+    cluster.place(0, std::iter::once(VBucketId(1)), &[others[1].node]);
+    // Those that are to hold a copy and do not.
+    for gone in others.iter().take(copies).skip(usize::from(followers)) {
+        cluster.apply(Command::Fence { member: *gone });
+    }
     let mut shard = Shard::new(ShardConfig {
         shard: ShardId(0),
         shards: 1,
-        me: member(0),
-        cluster: ClusterId([1; 16]),
-        vbuckets: VBucketCount::new(VBUCKETS).unwrap(),
+        me,
+        cluster: ClusterId([5; 16]),
+        vbuckets,
         memory_bytes: ShardConfig::MEMORY_BYTES_MIN,
         block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,
     })
     .unwrap();
-    let followers = followers.iter().map(|node| Follower { id: member(*node), log_end: Offset::ZERO });
-    shard.handle_assignment(Assignment {
-        vbucket: VBucketId(0),
-        lineage: Lineage(1),
-        epoch: Epoch(1),
-        base: Offset::ZERO,
-        followers: followers.collect(),
-        min_isr,
-    });
+    shard.handle_map(cluster.map(), &mut Outbox::default());
     shard
 }
 
@@ -73,21 +75,21 @@ fn rejected(shard: &mut Shard, request: &v1::PushRequest) -> ErrorCode {
 
 #[test]
 fn push_is_not_answered_before_its_replicas_hold_it() {
-    let mut shard = leading(&[1], 1);
+    let mut shard = leading(1, 1);
     assert_eq!(push(&mut shard, &request(0, 1, 10)), []);
     assert_eq!(shard.delivery().bounds(VBucketId(0)), Some((Offset::ZERO, Offset::ZERO)), "nobody sees it");
 }
 
 #[test]
 fn retry_of_an_uncommitted_push_is_not_answered_as_committed() {
-    let mut shard = leading(&[1], 1);
+    let mut shard = leading(1, 1);
     assert_eq!(push(&mut shard, &request(0, 1, 10)), []);
     assert_eq!(push(&mut shard, &request(0, 1, 10)), []);
 }
 
 #[test]
 fn refusal_does_not_wait_for_what_others_stored() {
-    let mut shard = leading(&[1], 1);
+    let mut shard = leading(1, 1);
     assert_eq!(push(&mut shard, &request(0, 1, 10)), []);
     assert_eq!(rejected(&mut shard, &request(1, 1, 10)), ErrorCode::NotLeader);
 }
@@ -95,15 +97,15 @@ fn refusal_does_not_wait_for_what_others_stored() {
 #[test]
 fn acknowledgement_of_the_leader_alone_is_not_waited_for() {
     for acks in [v1::Acks::Leader, v1::Acks::None] {
-        let mut shard = leading(&[1], 1);
+        let mut shard = leading(1, 1);
         let request = v1::PushRequest { acks: acks.into(), ..request(0, 1, 10) };
-        assert_eq!(push(&mut shard, &request), [PartOutcome::default()]);
+        assert_eq!(push(&mut shard, &request), [PartOutcome { messages: 1, ..PartOutcome::default() }]);
     }
 }
 
 #[test]
 fn too_few_replicas_refuse_and_nothing_overtakes() {
-    let mut shard = leading(&[], 2);
+    let mut shard = leading(0, 2);
     assert_eq!(rejected(&mut shard, &request(0, 1, 10)), ErrorCode::NotEnoughReplicas);
     assert_eq!(rejected(&mut shard, &request(0, 2, 10)), ErrorCode::OutOfSequence);
     assert_eq!(rejected(&mut shard, &request(0, 1, 10)), ErrorCode::NotEnoughReplicas);
@@ -111,7 +113,7 @@ fn too_few_replicas_refuse_and_nothing_overtakes() {
 
 #[test]
 fn memory_full_of_uncommitted_messages_refuses_pushes() {
-    let mut shard = leading(&[1], 1);
+    let mut shard = leading(1, 1);
     let no_producer = v1::PushRequest { producer_id: 0, ..request(0, 1, 200_000) };
     let stored = (0..).take_while(|_| push(&mut shard, &no_producer).is_empty()).take(1_000).count();
     assert!((32..=84).contains(&stored), "{stored} requests of 200 kB fit");
@@ -125,17 +127,17 @@ fn memory_full_of_uncommitted_messages_refuses_pushes() {
 fn producer_that_goes_on_pushing_is_remembered_while_idle_ones_are_forgotten() {
     const VBUCKETS: u32 = 64;
     let vbuckets = VBucketCount::new(VBUCKETS).unwrap();
-    let mut shard = Shard::new(ShardConfig { vbuckets, ..leading(&[], 1).config().clone() }).unwrap();
-    for vbucket in vbuckets.iter() {
-        let (lineage, epoch, base) = (Lineage(1), Epoch(1), Offset::ZERO);
-        shard.handle_assignment(Assignment { vbucket, lineage, epoch, base, followers: Vec::new(), min_isr: 1 });
-    }
+    let mut cluster = Cluster::new(vbuckets, 1, 1);
+    let me = cluster.register("alone");
+    cluster.place(0, vbuckets.iter(), &[me.node]);
+    let mut shard = Shard::new(ShardConfig { vbuckets, me, ..leading(0, 1).config().clone() }).unwrap();
+    shard.handle_map(cluster.map(), &mut Outbox::default());
     let busy = |sequence| v1::PushRequest { producer_id: 1, ..request(0, sequence, 1) };
     let idle_keys: Vec<v1::Message> = (0..600_u16)
         .map(|key| v1::Message { key: key.to_be_bytes().to_vec().into(), ..v1::Message::default() })
         .collect();
     for producer in 0..200 {
-        assert_eq!(push(&mut shard, &busy(producer + 1)), [PartOutcome::default()]);
+        assert_eq!(push(&mut shard, &busy(producer + 1)), [PartOutcome { messages: 1, ..PartOutcome::default() }]);
         let (messages, producer_id) = (idle_keys.clone(), 1_000 + producer);
         push(&mut shard, &v1::PushRequest { messages, producer_id, sequence: 1, ..v1::PushRequest::default() });
     }

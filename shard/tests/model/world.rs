@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use broky_delivery::{BlockSeq, FeedId, Poll, SubscriptionId};
-use broky_proto::id::Member;
-use broky_proto::id::{ClusterId, Epoch, Incarnation, Lineage, NodeId, Offset, VBucketCount, VBucketId};
+use broky_proto::id::{ClusterId, VBucketCount, VBucketId};
 use broky_proto::v1::{self, Acks, ErrorCode, OutcomeKind};
 use broky_proto::wire::{Push, scan_push};
-use broky_shard::{Assignment, Collector, MirrorBlock, Outbox, Shard, ShardConfig, ShardId, Ticket, shards_of};
+use broky_shard::{Collector, Mirror, Outbox, Shard, ShardConfig, ShardId, Ticket, shards_of};
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::cluster::Cluster;
 use crate::log::{BASE, EPOCH, Expected, LINEAGE, Logs, Place};
 use crate::reader::{Bounds, Reader, State};
 
@@ -25,8 +25,7 @@ const HISTORY_BYTES_MIN: usize = MEMORY_BYTES / 3;
 #[derive(Clone)]
 struct Mirrored {
     from: usize,
-    blocks: Vec<MirrorBlock>,
-    evicted: u64,
+    news: Vec<Mirror>,
     cut: Option<BlockSeq>,
 }
 
@@ -69,21 +68,15 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(shards: u16, vbuckets: u32, block_bytes_max: usize) -> Self {
         let vbuckets = VBucketCount::new(vbuckets).unwrap();
+        let mut cluster = Cluster::new(vbuckets, 1, 1);
+        let me = cluster.register("alone");
+        cluster.place(EPOCH, vbuckets.iter(), &[me.node]);
         let shard = |shard| {
-            let mut shard = Shard::new(ShardConfig {
-                shard: ShardId(shard),
-                shards,
-                me: Member { node: NodeId(1), incarnation: Incarnation(2) },
-                cluster: CLUSTER,
-                vbuckets,
-                memory_bytes: MEMORY_BYTES,
-                block_bytes_max,
-            })
-            .unwrap();
-            vbuckets.iter().for_each(|vbucket| shard.handle_assignment(assignment(vbucket)));
-            shard
+            let (shard, cluster) = (ShardId(shard), CLUSTER);
+            let memory_bytes = MEMORY_BYTES;
+            Shard::new(ShardConfig { shard, shards, me, cluster, vbuckets, memory_bytes, block_bytes_max }).unwrap()
         };
-        Self {
+        let mut world = Self {
             shards: (0..shards).map(shard).collect(),
             vbuckets,
             parts: vec![VecDeque::new(); usize::from(shards)],
@@ -96,7 +89,14 @@ impl World {
             cut: Vec::new(),
             now: 1_000,
             request_bytes_max: 0,
+        };
+        for shard in 0..world.shards.len() {
+            let mut out = Outbox::default();
+            world.shards[shard].handle_map(cluster.map(), &mut out);
+            world.carry_out(shard, out);
         }
+        (0..world.shards.len()).for_each(|shard| world.hear(shard, usize::MAX));
+        world
     }
 
     /// Scans a request and hands its parts to the shards; says under which number.
@@ -108,7 +108,7 @@ impl World {
         for rejected in &scanned.rejected {
             expected[rejected.index as usize] = Expected::Rejected(rejected.code);
         }
-        let collector = Collector::new(&scanned, u16::try_from(owners.len()).unwrap());
+        let collector = Collector::new(&scanned);
         let ticket = self.pushed.len() as u64;
         self.request_bytes_max = self.request_bytes_max.max(bytes.len());
         let collector = Some(collector);
@@ -177,13 +177,12 @@ impl World {
     /// Lets a shard hear `count` things from the others.
     pub(crate) fn hear(&mut self, shard: usize, count: usize) {
         for _ in 0..count {
-            let Some(Mirrored { from, blocks, evicted, cut }) = self.mirrored[shard].pop_front() else { return };
+            let Some(Mirrored { from, news, cut }) = self.mirrored[shard].pop_front() else { return };
             let feed = FeedId(u16::try_from(from).unwrap());
             let mut out = Outbox::default();
-            for MirrorBlock { block, entries } in blocks {
-                self.shards[shard].handle_mirrored(feed, block, &entries, &mut out);
+            for mirror in news {
+                self.shards[shard].handle_mirror(feed, mirror, &mut out);
             }
-            self.shards[shard].handle_mirror_evicted(feed, evicted);
             if let Some(through) = cut {
                 self.shards[shard].handle_mirror_cut(feed, through, &mut out);
             }
@@ -291,10 +290,9 @@ impl World {
 
     /// Carries out what a shard wants done, as a worker does.
     fn carry_out(&mut self, shard: usize, mut out: Outbox) {
-        let evicted = std::mem::take(&mut out.mirror_evicted);
         let cut = out.mirror_cut.take();
-        if !out.mirror.is_empty() || evicted > 0 || cut.is_some() {
-            let news = Mirrored { from: shard, blocks: std::mem::take(&mut out.mirror), evicted, cut };
+        if !out.mirror.is_empty() || cut.is_some() {
+            let news = Mirrored { from: shard, news: std::mem::take(&mut out.mirror), cut };
             for other in (0..self.shards.len()).filter(|other| *other != shard) {
                 self.mirrored[other].push_back(news.clone());
             }
@@ -440,15 +438,4 @@ fn check_positions(pushed: &Pushed, response: &v1::PushResponse) {
 fn bounds(shard: &Shard, vbucket: usize) -> Bounds {
     let (start, end) = shard.delivery().bounds(VBucketId(u16::try_from(vbucket).unwrap())).unwrap();
     (start.0, end.0)
-}
-
-fn assignment(vbucket: VBucketId) -> Assignment {
-    Assignment {
-        vbucket,
-        lineage: Lineage(LINEAGE),
-        epoch: Epoch(EPOCH),
-        base: Offset(BASE),
-        followers: Vec::new(),
-        min_isr: 1,
-    }
 }

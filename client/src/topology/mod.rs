@@ -1,9 +1,15 @@
-//! The cluster map as a client sees it: who leads which vbucket.
+//! The cluster map as a client sees it: who leads which vbucket. [`feed`] follows it.
+
+mod feed;
+
+use std::sync::Arc;
 
 use broky_proto::id::{ClusterId, Epoch, Incarnation, MapVersion, Token, VBucketCount, VBucketId};
 use broky_proto::v1;
 use thiserror::Error;
 
+pub(crate) use self::feed::Feed;
+pub use self::feed::TopologyWatch;
 use crate::transport::{CallError, ConnectError};
 
 /// Why the cluster map could not be had. Nothing changed. Retry, unless the cause says otherwise.
@@ -66,6 +72,22 @@ impl Topology {
         Ok(Self { cluster_id, map_version: MapVersion(response.map_version), nodes, vbuckets, leaders })
     }
 
+    /// Whether this map takes the place of another: it is newer, or of a cluster founded anew, whose versions cannot be
+    /// compared with those of the old one.
+    pub(crate) fn supersedes(&self, other: &Self) -> bool {
+        self.cluster_id != other.cluster_id || self.map_version > other.map_version
+    }
+
+    /// The nodes' addresses.
+    pub(crate) fn addresses(&self) -> Vec<Arc<str>> {
+        let addresses = self.nodes.iter().map(|node| node.address.as_str());
+        addresses.filter(|address| !address.is_empty()).map(Arc::from).collect()
+    }
+
+    pub(crate) fn vbucket_count(&self) -> VBucketCount {
+        self.vbuckets
+    }
+
     /// How many vbuckets there are.
     #[must_use]
     pub fn vbuckets(&self) -> u16 {
@@ -114,6 +136,19 @@ mod tests {
         let name = |vbucket| topology.leader(VBucketId(vbucket)).map(|(node, epoch)| (node.name.as_str(), epoch.0));
         assert_eq!([name(0), name(1), name(2), name(3)], [Some(("a", 5)), Some(("b", 6)), None, Some(("b", 8))]);
         assert_eq!(name(4), None);
+    }
+
+    #[test]
+    fn older_map_does_not_supersede_unless_the_cluster_is_another() {
+        let map = |cluster: u8, map_version| {
+            Topology::new(v1::TopologyResponse { cluster_id: vec![cluster; 16].into(), map_version, ..response() })
+        };
+        let known = map(1, 3).unwrap();
+        let supersedes = |cluster, version| map(cluster, version).unwrap().supersedes(&known);
+        assert_eq!(
+            [supersedes(1, 2), supersedes(1, 3), supersedes(1, 4), supersedes(2, 1)],
+            [false, false, true, true]
+        );
     }
 
     #[test]

@@ -1,0 +1,180 @@
+//! Telling the raft leader that this process lives, and noticing that the leader does not.
+//!
+//! The heartbeat goes over a connection of its own. When that breaks and cannot be made again, the leader is gone, and the
+//! voters need not wait for raft's timeout: they ask one another, and begin an election at once, one after the other. Each
+//! has to begin one itself: a voter that has heard from a leader lately grants its vote to nobody (raft's lease), until it
+//! has become a candidate of its own accord. In openraft 0.9 a vote is ordered by term and id, so in the order of their ids
+//! each later candidate takes over the votes of those before it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use broky_proto::id::{MapVersion, Member};
+use broky_proto::peer_v1 as pb;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::detector::{How, Suspicion, second_opinions};
+use super::group::Group;
+use super::ids::pb_member;
+use super::links::{CallError, Use};
+use super::shared::{Shared, lock};
+use super::timing;
+use super::types::{Peer, RaftId};
+
+/// Rounds of elections before it is left to raft's own timeout.
+const ELECTIONS_MAX: u32 = 6;
+/// How long a report that a peer cannot be reached is repeated.
+const REPORT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The leader as this node sees it.
+struct Seen {
+    raft: RaftId,
+    answered: Instant,
+}
+
+/// Sends heartbeats for ever.
+pub(super) async fn keep_beating(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(timing::HEARTBEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen: Option<Seen> = None;
+    let mut last = Instant::now();
+    while shared.ended.borrow().is_none() {
+        let link = match (&seen, shared.group().and_then(|group| group.leader())) {
+            (Some(seen), Some((raft, peer))) if seen.raft == raft => shared.link(&peer.address, Use::Other).await.ok(),
+            _ => None,
+        };
+        let is_broken = tokio::select! {
+            _ = ticks.tick() => false,
+            () = shared.beat.notified() => false,
+            () = async { match &link { Some(link) => link.closed().await, None => std::future::pending().await } } => true,
+        };
+        let was_paused = last.elapsed() > timing::PAUSED + timing::HEARTBEAT;
+        last = Instant::now();
+        let (Some(group), Some(me)) = (shared.group(), shared.me()) else { continue };
+        let Some((raft, peer)) = group.leader().filter(|_| !group.is_leader()) else {
+            seen = None;
+            continue;
+        };
+        let leader = match &mut seen {
+            Some(leader) if leader.raft == raft => leader,
+            _ => seen.insert(Seen { raft, answered: last }),
+        };
+        if was_paused {
+            leader.answered = last;
+        }
+        match beat(&shared, me, &peer).await {
+            Ok(()) => leader.answered = Instant::now(),
+            Err(CallError::Dial(error)) if error.is_gone() => {
+                tracing::warn!(node = peer.name, "the raft leader refuses connections");
+                replace_leader(&shared, &group, raft, &peer, How::Refused, last).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, is_broken, "the raft leader did not take a heartbeat");
+                let silent = leader.answered.elapsed().min(group.leaderless().unwrap_or_default());
+                if silent > timing::SILENCE {
+                    let since = leader.answered;
+                    leader.answered = Instant::now();
+                    replace_leader(&shared, &group, raft, &peer, How::Silent, since).await;
+                }
+            }
+        }
+        last = Instant::now();
+    }
+}
+
+/// Sends one heartbeat and heeds the answer.
+async fn beat(shared: &Arc<Shared>, me: Member, leader: &Peer) -> Result<(), CallError> {
+    let unreachable = lock(&shared.unreachable).clone();
+    let reported = |which: How| {
+        let fresh = unreachable.iter().filter(|(_, (how, at))| *how == which && at.elapsed() < REPORT);
+        fresh.map(|(member, _)| pb_member(*member)).collect()
+    };
+    let MapVersion(map_version) = shared.map().version();
+    let request = pb::HeartbeatRequest {
+        me: Some(pb_member(me)),
+        map_version,
+        refused: reported(How::Refused),
+        silent: reported(How::Silent),
+    };
+    let call = |mut client: super::Client| async move { client.heartbeat(request).await };
+    let response = shared.ask(&leader.address, timing::HEARTBEAT, call).await?;
+    let may_stay = match response.standing() {
+        pb::Standing::Ok | pb::Standing::NotLeader | pb::Standing::Unspecified => true,
+        pb::Standing::Replaced | pb::Standing::Forgotten => false,
+    };
+    // Raft brings the map as a rule. A learner that has just been added, or is cut off from it, need not wait for that; and
+    // who is no member any more is told by nobody else.
+    if (response.map_version > map_version || !may_stay)
+        && let Err(error) = shared.pull_map(&leader.address).await
+    {
+        tracing::debug!(%error, "the map could not be pulled from the raft leader");
+    }
+    Ok(())
+}
+
+impl Shared {
+    /// Notes that a peer cannot be reached, and tells the leader at once.
+    pub(super) fn report_unreachable(&self, member: Member, how: How) {
+        let mut unreachable = lock(&self.unreachable);
+        unreachable.retain(|_, (_, at)| at.elapsed() < REPORT);
+        unreachable.insert(member, (how, Instant::now()));
+        drop(unreachable);
+        // Should this process lead, it is told like anybody else. Nobody listens when the node ends.
+        let _ = self.suspicions.send(Suspicion { member, how, by: self.me() });
+        self.beat.notify_one();
+    }
+
+    /// Has the leader before this one looked at, if it was lost and not merely replaced.
+    pub(super) fn suspect_old_leader(&self) {
+        for (member, (how, at)) in lock(&self.unreachable).clone() {
+            match how {
+                How::Refused => drop(self.suspicions.send(Suspicion { member, how, by: None })),
+                How::Silent => self.unheard_of(member, at),
+            }
+        }
+    }
+}
+
+/// Begins elections until there is another leader, if the other voters agree that this one is gone.
+async fn replace_leader(shared: &Arc<Shared>, group: &Arc<Group>, old: RaftId, peer: &Peer, how: How, since: Instant) {
+    let Some((member, _)) = shared.node_called(&peer.name) else { return };
+    lock(&shared.unreachable).insert(member, (how, since));
+    let voters = group.voters();
+    if !voters.contains(&group.raft_id) || !is_agreed(shared, group, &voters, old, member, peer).await {
+        return;
+    }
+    let rank = voters.iter().filter(|id| **id != old && **id < group.raft_id).count();
+    let rank = u32::try_from(rank).unwrap_or_default();
+    let others = u32::try_from(voters.len()).unwrap_or(1);
+    tokio::time::sleep(timing::ELECTION_STAGGER * rank).await;
+    for _ in 0..ELECTIONS_MAX {
+        if group.leader().is_some_and(|(leader, _)| leader != old) || shared.ended.borrow().is_some() {
+            return;
+        }
+        tracing::info!(rank, "the raft leader is gone; an election begins");
+        if group.raft.trigger().elect().await.is_err() {
+            return;
+        }
+        tokio::time::sleep(timing::ELECTION_STAGGER * others).await;
+    }
+}
+
+/// Whether a majority of the voters cannot reach the leader either. Without that question, a voter that is cut off would
+/// raise the term again and again, and unseat a leader that everybody else is content with as soon as it is back.
+async fn is_agreed(
+    shared: &Arc<Shared>,
+    group: &Arc<Group>,
+    voters: &BTreeSet<RaftId>,
+    old: RaftId,
+    member: Member,
+    leader: &Peer,
+) -> bool {
+    let metrics = group.metrics();
+    let others = voters.iter().filter(|id| **id != old && **id != group.raft_id).filter_map(|id| {
+        let peer = metrics.membership_config.membership().get_node(id)?;
+        shared.node_called(&peer.name)
+    });
+    let verdicts = second_opinions(shared, member, &leader.address, others.collect()).await;
+    let agree = verdicts.iter().filter(|reach| matches!(reach, Some(pb::Reach::Refused | pb::Reach::Silent))).count();
+    agree + 1 > voters.len() / 2
+}

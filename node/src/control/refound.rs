@@ -1,0 +1,153 @@
+//! When the raft group has lost its majority for good.
+//!
+//! Without a disk a voter that dies has forgotten its vote, so it comes back as somebody else, and a group of which most
+//! died at once can never elect again. What it had decided is not lost while one of its members lives: the member with the
+//! newest log founds the group anew, with the state that gives, above every log index that was ever used.
+//!
+//! That is right only when the old group cannot come to life behind its back. So *every* old voter must be accounted for:
+//! it answers, or a newer process presents itself under its node's name. Never on a majority of guesses. Whoever answers
+//! takes part in the new group, and leaves the old one with that; a learner that did not answer, and finds the cluster going
+//! on without it, leaves it then.
+//!
+//! What only the dead had committed is lost. The gap in the indices keeps epochs and incarnations unique nevertheless.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broky_proto::peer_v1 as pb;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::founding::Plan;
+use super::group::Group;
+use super::shared::{Shared, lock};
+use super::types::{Peer, RaftId};
+
+const ROUND: Duration = Duration::from_millis(300);
+/// Between the loss of the leader being noticed and the first look around.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Watches for the loss of the majority. For ever.
+pub(super) async fn keep_ready(shared: Arc<Shared>) {
+    let mut leaderless: Option<Instant> = None;
+    while shared.ended.borrow().is_none() {
+        tokio::time::sleep(ROUND).await;
+        let group = shared.group().filter(|group| group.is_seeded() && group.living_leader().is_none());
+        let Some(group) = group.filter(|_| !shared.is_promised()) else {
+            leaderless = None;
+            continue;
+        };
+        let since = *leaderless.get_or_insert_with(Instant::now);
+        if since.elapsed() < PATIENCE {
+            continue;
+        }
+        let answers = meet_all(&shared, &group).await;
+        if answers.iter().any(|answer| answer.is_elsewhere) {
+            tracing::info!(group = %group.id, "the cluster goes on in another raft group");
+            shared.leave(&group).await;
+        } else if let Some(plan) = plan(&group, &answers)
+            && let Err(error) = shared.found(plan).await
+        {
+            tracing::info!(%error, "the raft group was not re-founded yet");
+        }
+    }
+}
+
+impl Shared {
+    /// Leaves a group that the cluster has left behind. The search then finds the one that took its place.
+    async fn leave(&self, group: &Group) {
+        let _promising = self.promising.lock().await;
+        let left = lock(&self.place).group.take_if(|current| current.id == group.id);
+        if let Some(left) = left {
+            left.retire().await;
+        }
+    }
+}
+
+/// Somebody who answered.
+#[derive(Clone, Debug)]
+struct Answer {
+    process: pb::Process,
+    raft: RaftId,
+    is_in_group: bool,
+    /// Whether it is in another group of this cluster, one that is led.
+    is_elsewhere: bool,
+    /// Term and index of the newest entry it has.
+    last: (u64, u64),
+    has_leader: bool,
+}
+
+/// What to do about those who answer. A plan when the majority is lost for good and this process is the one to act.
+fn plan(group: &Group, answers: &[Answer]) -> Option<Plan> {
+    let metrics = group.metrics();
+    let membership = metrics.membership_config.membership();
+    if answers.iter().any(|answer| answer.has_leader) {
+        return None;
+    }
+    let mine = group.log.last();
+    let members: BTreeMap<RaftId, &Answer> =
+        answers.iter().filter(|answer| answer.is_in_group).map(|answer| (answer.raft, answer)).collect();
+    let lives = |id: &RaftId| *id == group.raft_id || members.contains_key(id);
+    let has_quorum = membership
+        .get_joint_config()
+        .iter()
+        .all(|voters| voters.iter().filter(|id| lives(id)).count() > voters.len() / 2);
+    if has_quorum {
+        return None;
+    }
+    let missing: Vec<&Peer> =
+        membership.voter_ids().filter(|id| !lives(id)).filter_map(|id| membership.get_node(&id)).collect();
+    let heirs = |name: &str| answers.iter().find(|answer| !answer.is_in_group && answer.process.name == name);
+    let unaccounted: Vec<&str> =
+        missing.iter().map(|peer| peer.name.as_str()).filter(|name| heirs(name).is_none()).collect();
+    if !unaccounted.is_empty() {
+        tracing::warn!(
+            ?unaccounted,
+            "the raft group has lost its majority; nothing can be decided before these return"
+        );
+        return None;
+    }
+    // Raft's rule: the newest log. Of those with as much, the smallest id.
+    let is_best = members.values().all(|answer| (answer.last, group.raft_id) <= (mine, answer.raft));
+    if !is_best {
+        return None;
+    }
+    let heirs = missing.iter().filter_map(|peer| heirs(&peer.name));
+    let others = members.values().copied().chain(heirs).map(|answer| answer.process.clone()).collect();
+    let seed = group.newest_state().ok()?.refounded();
+    Some(Plan { cluster: group.cluster, seed, others, previous: Some((group.id, mine)) })
+}
+
+/// Meets every member of the group, every node of the map, and whoever has been heard of.
+async fn meet_all(shared: &Arc<Shared>, group: &Arc<Group>) -> Vec<Answer> {
+    let metrics = group.metrics();
+    let members = metrics.membership_config.membership().nodes().map(|(_, peer)| peer.address.clone());
+    let map = shared.map();
+    let nodes = map.nodes().map(|(_, node)| node.addresses.peer.clone());
+    let met = shared.acquaintances().into_iter().map(|process| process.address);
+    let mut addresses: Vec<String> = members.chain(nodes).chain(met).collect();
+    addresses.sort();
+    addresses.dedup();
+    let mut meeting = JoinSet::new();
+    for address in addresses.into_iter().filter(|address| *address != shared.config.addresses.peer) {
+        let shared = shared.clone();
+        meeting.spawn(async move { shared.introduce(&address).await });
+    }
+    let answers = meeting.join_all().await.into_iter().flatten().filter_map(|answer| {
+        let is_in_group = *answer.group == group.id.0;
+        let (raft, last) = (RaftId(answer.raft), (answer.last_term, answer.last_index));
+        let is_ours = *answer.cluster == group.cluster.0;
+        Some(Answer {
+            process: answer.me?,
+            raft,
+            is_in_group,
+            is_elsewhere: is_ours && !is_in_group && answer.has_leader,
+            last,
+            has_leader: is_in_group && answer.has_leader,
+        })
+    });
+    // One process may be met at several addresses.
+    let unique: BTreeMap<_, _> = answers.map(|answer| (answer.process.boot.to_vec(), answer)).collect();
+    unique.into_values().collect()
+}

@@ -1,0 +1,151 @@
+//! How the cluster is doing, as operators are told.
+
+use std::collections::BTreeMap;
+
+use broky_proto::id::NodeId;
+use broky_ring::map::{ClusterMap, Liveness, Node};
+use serde::Serialize;
+
+use super::shared::Shared;
+
+/// The cluster as this node sees it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ClusterStatus {
+    pub(crate) cluster_id: String,
+    pub(crate) map_version: u64,
+    pub(crate) vbuckets: usize,
+    /// Vbuckets that nobody leads.
+    pub(crate) leaderless: usize,
+    /// Vbuckets with fewer copies in sync than there should be.
+    pub(crate) under_replicated: usize,
+    /// Vbuckets that commit nothing, because too few copies are in sync.
+    pub(crate) frozen: usize,
+    /// Vbuckets of which a copy is being made.
+    pub(crate) moving: usize,
+    pub(crate) replicas: u8,
+    pub(crate) min_isr: u8,
+    pub(crate) nodes: Vec<NodeStatus>,
+    pub(crate) raft: RaftStatus,
+    /// What stands in the way of this node's being ready, if anything does.
+    pub(crate) waiting_for: Option<String>,
+}
+
+/// One node.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NodeStatus {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    pub(crate) incarnation: u64,
+    pub(crate) zone: String,
+    pub(crate) liveness: &'static str,
+    pub(crate) is_draining: bool,
+    pub(crate) client: String,
+    pub(crate) peer: String,
+    pub(crate) admin: String,
+    /// Vbuckets it leads.
+    pub(crate) leads: usize,
+    /// Vbuckets it holds, or is to hold.
+    pub(crate) copies: usize,
+    /// Vbuckets it holds in sync.
+    pub(crate) in_sync: usize,
+    pub(crate) is_me: bool,
+}
+
+/// The raft group.
+#[derive(Clone, Default, Debug, Serialize)]
+pub(crate) struct RaftStatus {
+    /// The leader's name, when one lives.
+    pub(crate) leader: Option<String>,
+    pub(crate) term: u64,
+    pub(crate) voters: Vec<String>,
+    pub(crate) learners: Vec<String>,
+    pub(crate) last_log: u64,
+    pub(crate) last_applied: u64,
+}
+
+impl Shared {
+    pub(super) fn status(&self) -> ClusterStatus {
+        let map = self.map();
+        let count = |is: &dyn Fn(&broky_ring::map::VBucket) -> bool| map.vbuckets().filter(|(_, vb)| is(vb)).count();
+        ClusterStatus {
+            cluster_id: map.cluster().to_string(),
+            map_version: map.version().0,
+            vbuckets: map.vbuckets().count(),
+            leaderless: count(&|vb| vb.leader.is_none()),
+            under_replicated: count(&|vb| vb.isr.len() < vb.replicas.len().max(1)),
+            frozen: count(&|vb| vb.is_frozen()),
+            moving: count(&|vb| !vb.learners.is_empty()),
+            replicas: map.copies().replicas,
+            min_isr: map.copies().min_isr,
+            nodes: self.nodes(&map),
+            raft: self.raft_status(),
+            waiting_for: self.not_ready(),
+        }
+    }
+
+    /// Why this node is not ready; `None` when it is.
+    pub(super) fn not_ready(&self) -> Option<String> {
+        let Some(me) = self.me() else { return Some(self.waiting_for.borrow().clone()) };
+        let map = self.map();
+        if !map.is_alive(me) {
+            return Some("this node counts as dead in the cluster".to_owned());
+        }
+        if map.is_caught_up(me) {
+            return None;
+        }
+        let lacks = |vb: &broky_ring::map::VBucket| vb.replicas.contains(&me.node) && !vb.isr.contains(&me);
+        let behind = map.vbuckets().filter(|(_, vb)| lacks(vb)).count();
+        Some(format!("{behind} vbuckets are under-replicated because of this node"))
+    }
+
+    fn nodes(&self, map: &ClusterMap) -> Vec<NodeStatus> {
+        let me = self.me().map(|me| me.node);
+        let mut counts: BTreeMap<NodeId, (usize, usize)> = BTreeMap::new();
+        for (_, vb) in map.vbuckets() {
+            if let Some(leader) = vb.leader {
+                counts.entry(leader.node).or_default().0 += 1;
+            }
+            for member in &vb.isr {
+                counts.entry(member.node).or_default().1 += 1;
+            }
+        }
+        let status = |id: NodeId, node: &Node| {
+            let (leads, in_sync) = counts.get(&id).copied().unwrap_or_default();
+            NodeStatus {
+                id: id.0,
+                name: node.name.clone(),
+                incarnation: node.incarnation.0,
+                zone: node.zone.0.clone(),
+                liveness: match node.liveness {
+                    Liveness::Alive => "alive",
+                    Liveness::Fenced => "fenced",
+                    Liveness::Evicted => "evicted",
+                },
+                is_draining: node.is_draining,
+                client: node.addresses.client.clone(),
+                peer: node.addresses.peer.clone(),
+                admin: node.addresses.admin.clone(),
+                leads,
+                copies: map.copies_at(id),
+                in_sync,
+                is_me: me == Some(id),
+            }
+        };
+        map.nodes().map(|(id, node)| status(id, node)).collect()
+    }
+
+    fn raft_status(&self) -> RaftStatus {
+        let Some(group) = self.group() else { return RaftStatus::default() };
+        let metrics = group.metrics();
+        let membership = metrics.membership_config.membership();
+        let name = |id| membership.get_node(&id).map_or_else(|| id.to_string(), |peer| peer.name.clone());
+        RaftStatus {
+            leader: group.living_leader().map(name),
+            term: metrics.current_term,
+            voters: membership.voter_ids().map(name).collect(),
+            learners: membership.learner_ids().map(name).collect(),
+            last_log: metrics.last_log_index.unwrap_or_default(),
+            last_applied: metrics.last_applied.map(|id| id.index).unwrap_or_default(),
+        }
+    }
+}

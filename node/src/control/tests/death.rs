@@ -1,0 +1,141 @@
+//! Who dies, is paused, is replaced or removed.
+
+use broky_ring::command::Effect;
+
+use super::*;
+
+#[test]
+fn killed_follower_is_fenced_at_once() {
+    let (_, mut instances, leader) = three();
+    let victim = (leader + 1) % 3;
+    let node = instances[victim].me().node;
+    let killed = Instant::now();
+    drop(instances.remove(victim));
+    until("the killed follower is fenced", || {
+        instances.iter().all(|other| other.liveness(node) == Some(Liveness::Fenced)).then_some(())
+    });
+    println!("fenced after {:?}", killed.elapsed());
+    assert!(killed.elapsed() < timing::SILENCE, "{:?}: only its silence has told", killed.elapsed());
+}
+
+#[test]
+fn killed_raft_leader_is_replaced_and_fenced_before_raft_itself_would_notice() {
+    for count in [3, 5] {
+        let instances = start_all(&Spec::many(count));
+        until_formed(&instances);
+        let mut instances = instances;
+        let first = until_settled(&instances);
+        let node = instances[first].me().node;
+        let killed = Instant::now();
+        drop(instances.remove(first));
+        leader(&instances);
+        let elected = killed.elapsed();
+        until("the killed leader is fenced", || {
+            instances.iter().all(|other| other.liveness(node) == Some(Liveness::Fenced)).then_some(())
+        });
+        println!("of {count}: elected after {elected:?}, fenced after {:?}", killed.elapsed());
+        // Raft's lease, and after that its shortest timeout. On a quiet machine it takes a tenth of that.
+        let raft = timing::RAFT_ELECTION_MAX + timing::RAFT_ELECTION_MIN;
+        assert!(killed.elapsed() < raft, "{:?}", killed.elapsed());
+    }
+}
+
+#[test]
+fn paused_follower_is_fenced_and_returns_as_what_it_was() {
+    let (_, instances, leader) = three();
+    let paused = &instances[(leader + 1) % 3];
+    let me = paused.me();
+    paused.pause(Duration::from_secs(3));
+    let other = &instances[leader];
+    until("the paused follower is fenced", || (other.liveness(me.node) == Some(Liveness::Fenced)).then_some(()));
+    until("it is back", || other.map().is_alive(me).then_some(()));
+    assert_eq!(paused.ended(), None);
+}
+
+#[test]
+fn paused_raft_leader_is_replaced_and_returns_as_a_follower() {
+    let (_, mut instances, first) = three();
+    let paused = instances.remove(first);
+    let me = paused.me();
+    paused.pause(Duration::from_secs(5));
+    let started = Instant::now();
+    leader(&instances);
+    let elected = started.elapsed();
+    until("the paused leader is fenced", || {
+        instances.iter().all(|other| other.liveness(me.node) == Some(Liveness::Fenced)).then_some(())
+    });
+    println!("elected after {elected:?}, fenced after {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    until("it is back", || paused.map().is_alive(me).then_some(()));
+    assert_eq!(paused.ended(), None);
+}
+
+#[test]
+fn member_that_somebody_else_cannot_reach_is_not_fenced_while_the_leader_can() {
+    let (_, instances, leader) = three();
+    let (reporter, about) = (&instances[(leader + 1) % 3], &instances[(leader + 2) % 3]);
+    let me = about.me();
+    reporter.control().report_unreachable(me, How::Refused);
+    // What comes after the report has been dealt with after it.
+    let drained = instances[leader].propose(Command::Undrain { node: me.node }).unwrap();
+    assert_eq!(drained, Outcome::Node(Ok(Effect::Unchanged)));
+    assert_eq!(instances[leader].liveness(me.node), Some(Liveness::Alive));
+}
+
+#[test]
+fn node_dead_for_long_is_evicted() {
+    let mut specs = Spec::many(3);
+    for spec in &mut specs {
+        spec.config.dead_after = Duration::from_millis(200);
+    }
+    let mut instances = start_all(&specs);
+    until_formed(&instances);
+    let first = until_settled(&instances);
+    let victim = (first + 1) % 3;
+    let node = instances[victim].me().node;
+    drop(instances.remove(victim));
+    until("it is evicted", || (instances[0].liveness(node) == Some(Liveness::Evicted)).then_some(()));
+}
+
+#[test]
+fn restarted_node_is_the_same_node_in_another_lifetime() {
+    let (specs, mut instances, leader) = three();
+    let victim = (leader + 1) % 3;
+    let before = instances[victim].me();
+    drop(instances.remove(victim));
+    instances.push(specs[victim].start());
+    until_formed(&instances);
+    let after = instances[2].me();
+    assert_eq!(after.node, before.node);
+    assert!(after.incarnation > before.incarnation);
+    until_settled(&instances);
+}
+
+#[test]
+fn replaced_process_ends() {
+    let (_, instances, leader) = three();
+    let old = &instances[(leader + 1) % 3];
+    let mut usurper = Spec::joining(old.name(), &instances[leader].spec);
+    usurper.config.expect = None;
+    let new = usurper.start();
+    let end = until("the old process ends", || old.ended());
+    assert_eq!(end, End::Replaced { name: old.name().to_owned(), by: new.me().incarnation });
+    assert_eq!(new.me().node, old.me().node);
+}
+
+#[test]
+fn forgotten_node_ends() {
+    let (specs, mut instances, _) = three();
+    instances.push(Spec::joining("late", &specs[0]).start());
+    until_formed(&instances);
+    let node = instances[3].me().node;
+    // It holds nothing yet, so it is empty as soon as it is being drained.
+    for command in [Command::Drain { node, force: true }, Command::Forget { node }] {
+        until("it is decided", || {
+            matches!(instances[1].propose(command.clone()), Ok(Outcome::Node(Ok(_)))).then_some(())
+        });
+    }
+    let end = until("the forgotten node ends", || instances[3].ended());
+    assert_eq!(end, End::Forgotten { name: "late".to_owned() });
+    until("it is out of the raft group", || instances[0].control().status().raft.learners.is_empty().then_some(()));
+}

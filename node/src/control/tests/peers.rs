@@ -1,0 +1,119 @@
+//! The peer port, and proposals over it.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use broky_proto::peer::{HELLO_BYTES, Hello, Purpose, REPLY_BYTES, Reply};
+use broky_ring::command::Effect;
+
+use super::*;
+
+fn say(address: SocketAddr, bytes: &[u8]) -> Reply {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut reply = [0; REPLY_BYTES];
+    stream.read_exact(&mut reply).unwrap();
+    Reply::decode(&reply).unwrap()
+}
+
+#[test]
+fn only_who_belongs_is_let_in() {
+    let node = Spec::lone("a").start();
+    let cluster = until_formed(std::slice::from_ref(&node));
+    assert_eq!(node.control().cluster(), Some(cluster));
+    let (address, me) = (node.spec.address, node.me());
+    let old = Member { incarnation: Incarnation(me.incarnation.0 - 1), ..me };
+    let stranger = Member { node: NodeId(77), incarnation: Incarnation(1) };
+    let newcomer = Member { node: NodeId(77), incarnation: Incarnation(1 << 40) };
+    let hello = Hello { purpose: Purpose::Control, shard: 0, cluster: Some(cluster), from: None, to: None };
+    let data = Hello { purpose: Purpose::Data, from: Some(newcomer), ..hello };
+    for (hello, reply) in [
+        (hello, Reply::Ok),
+        (Hello { cluster: None, ..hello }, Reply::Ok),
+        (Hello { cluster: Some(ClusterId([9; 16])), ..hello }, Reply::OtherCluster),
+        (Hello { to: Some(me), ..hello }, Reply::Ok),
+        (Hello { to: Some(old), ..hello }, Reply::NotMe),
+        (Hello { from: Some(old), ..hello }, Reply::Replaced(me.incarnation)),
+        (Hello { from: Some(stranger), ..hello }, Reply::Forgotten),
+        // The map does not have it yet, and says nothing about it.
+        (Hello { from: Some(newcomer), ..hello }, Reply::Ok),
+        (data, Reply::Ok),
+        (Hello { from: None, ..data }, Reply::OtherCluster),
+    ] {
+        assert_eq!(say(address, &hello.encode()), reply, "{hello:?}");
+    }
+    let bad = node.control().peers().bad.load(Ordering::Relaxed);
+    assert_eq!(say(address, &[b'x'; HELLO_BYTES]), Reply::Malformed);
+    until("it is counted", || (node.control().peers().bad.load(Ordering::Relaxed) == bad + 1).then_some(()));
+}
+
+#[test]
+fn data_connections_are_handed_on_with_what_they_said() {
+    let mut node = Spec::lone("a").start();
+    let cluster = until_formed(std::slice::from_ref(&node));
+    let from = Some(node.me());
+    let hello = Hello { purpose: Purpose::Data, shard: 3, cluster: Some(cluster), from, to: from };
+    let mut stream = TcpStream::connect(node.spec.address).unwrap();
+    stream.write_all(&hello.encode()).unwrap();
+    stream.write_all(b"PRI * HTTP/2.0").unwrap();
+    let (mut taken, said) = until("it is handed on", || node._data.try_recv().ok());
+    assert_eq!(said, hello);
+    taken.set_nonblocking(false).unwrap();
+    let mut next = [0; 14];
+    taken.read_exact(&mut next).unwrap();
+    assert_eq!(&next, b"PRI * HTTP/2.0");
+}
+
+#[test]
+fn strangers_who_say_nothing_do_not_keep_peers_out_for_ever() {
+    let node = Spec::lone("a").start();
+    until_formed(std::slice::from_ref(&node));
+    let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(node.spec.address).unwrap()).collect();
+    until("the surplus is turned away", || (node.control().peers().bad.load(Ordering::Relaxed) >= 36).then_some(()));
+    let second = Spec::joining("b", &node.spec).start();
+    until_formed(&[node, second]);
+    drop(silent);
+}
+
+#[test]
+fn proposal_reaches_the_leader_from_everywhere_and_the_map_comes_back() {
+    let (_, instances, _) = three();
+    let node = instances[0].me().node;
+    for (at, instance) in instances.iter().enumerate() {
+        let command = if at % 2 == 0 { Command::Drain { node, force: true } } else { Command::Undrain { node } };
+        assert_eq!(instance.propose(command), Ok(Outcome::Node(Ok(Effect::Changed))));
+    }
+    until("everybody knows", || {
+        instances.iter().all(|other| other.map().node(node).is_some_and(|node| node.is_draining)).then_some(())
+    });
+}
+
+#[test]
+fn map_is_pulled_from_a_peer_and_never_goes_back() {
+    let (specs, instances, _) = three();
+    let late = Spec::joining("late", &specs[0]).start();
+    until("it is registered", || late.control().me());
+    let address = specs[0].address.to_string();
+    let pulled = late.runtime.as_ref().unwrap().block_on(late.control().pull_map(&address));
+    assert!(pulled.is_ok(), "{pulled:?}");
+    let version = late.map().version();
+    assert_eq!(late.control().offer_diff(instances[0].map().diff(MapVersion(0))).err(), None);
+    assert!(late.map().version() >= version);
+    let foreign = Spec::lone("x").start();
+    until_formed(std::slice::from_ref(&foreign));
+    assert!(matches!(
+        late.control().offer_diff(foreign.map().diff(MapVersion(0))),
+        Err(DiffError::OtherCluster { .. })
+    ));
+}
+
+#[test]
+fn node_of_another_cluster_is_not_taken_for_a_member() {
+    let (ours, theirs) = (Spec::lone("a").start(), Spec::lone("b").start());
+    until_formed(std::slice::from_ref(&ours));
+    until_formed(std::slice::from_ref(&theirs));
+    let address = ours.spec.address.to_string();
+    let pulled = theirs.runtime.as_ref().unwrap().block_on(theirs.control().pull_map(&address));
+    assert!(pulled.unwrap_err().to_string().contains("OtherCluster"));
+}

@@ -1,0 +1,41 @@
+//! The data plane between nodes: replication over HTTP/2, served and driven by the shards' own threads.
+//!
+//! A shard dials every process that holds copies of what it leads, one connection each, and keeps one stream on it: down
+//! go blocks, up come acknowledgements. On another connection a worker forwards the pushes that a process leads, as they
+//! come; up come their outcomes. What the frames mean is the shard's affair; here they are moved.
+
+mod frames;
+mod inbound;
+mod outbound;
+
+pub(crate) use frames::FrameQueue;
+use frames::Frames;
+pub(crate) use inbound::serve;
+pub(crate) use outbound::{Outbound, open};
+
+/// What a stream is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Method {
+    /// Blocks for a follower.
+    Replicate,
+    /// Pushes for a leader.
+    Forward,
+}
+
+impl Method {
+    const ALL: [Self; 2] = [Self::Replicate, Self::Forward];
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Replicate => "/broky.data.v1.Data/Replicate",
+            Self::Forward => "/broky.data.v1.Data/Forward",
+        }
+    }
+}
+
+/// Frames of this size are taken in one piece.
+const FRAME_BYTES_MAX: u32 = 4 << 20;
+/// What a follower may be sent before it has read: several blocks, so that the next is there when one was taken.
+const STREAM_WINDOW_BYTES: u32 = 32 << 20;
+/// HTTP/2's own sign of life; the shards ping one another far more often.
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(5);

@@ -1,0 +1,183 @@
+//! Pushes that other nodes' shards have to store, and those that other nodes have sent here.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use broky_proto::data_v1::{ForwardException, ForwardPosition, Forwarded};
+use broky_proto::forward::{ForwardError, decode, decode_outcome, encode};
+use broky_proto::frame;
+use broky_proto::id::Member;
+use broky_proto::peer::{Hello, Purpose};
+use broky_proto::v1::{ErrorCode, OutcomeKind, Position};
+use broky_proto::wire::Push;
+use broky_shard::{Collector, Exception, ExceptionKind, PartId, PartOutcome};
+use bytes::Bytes;
+use slab::Slab;
+use tokio::task::AbortHandle;
+
+use super::Worker;
+use crate::data::{self, FrameQueue, Method};
+
+/// A link on which pushes are forwarded to another process.
+struct Link {
+    queue: FrameQueue,
+    task: AbortHandle,
+}
+
+/// A part that another node waits for.
+struct Waiting {
+    part: u64,
+    collector: Collector,
+    answers: FrameQueue,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Forwards {
+    links: RefCell<BTreeMap<Member, Link>>,
+    waiting: RefCell<Slab<Waiting>>,
+}
+
+impl Worker {
+    /// Sends messages on to the process that leads their vbuckets.
+    pub(super) fn forward(&self, member: Member, id: PartId, request: &Bytes, push: &Push) {
+        let Some(this) = self.this.upgrade() else { return };
+        let mut links = self.forwards.links.borrow_mut();
+        let link = links.entry(member).or_insert_with(|| {
+            let queue = FrameQueue::default();
+            let task = tokio::task::spawn_local(this.keep_forwarding(member, queue.clone()));
+            Link { queue, task: task.abort_handle() }
+        });
+        link.queue.push(encode(id.0, request, push).into());
+    }
+
+    /// Forwards to one process until the link breaks.
+    async fn keep_forwarding(self: Rc<Self>, member: Member, queue: FrameQueue) {
+        let is_sent = match self.dial_forward(member, &queue).await {
+            None => false,
+            Some(mut stream) => {
+                while let Some(Ok(message)) = stream.next().await {
+                    let Ok((id, outcome)) = outcome_of(message) else { break };
+                    self.spin.note_work();
+                    self.route(|router, now, out| router.handle_outcome(now, id, outcome, out));
+                }
+                true
+            }
+        };
+        self.forwards.links.borrow_mut().remove(&member);
+        self.route(|router, now, out| {
+            let unsent = if is_sent { Vec::new() } else { router.unanswered_at(member) };
+            router.handle_link_down(now, member, &unsent, out);
+        });
+    }
+
+    async fn dial_forward(&self, member: Member, queue: &FrameQueue) -> Option<data::Outbound> {
+        let address = self.peer_address(member)?;
+        let hello = {
+            let shard = self.shard.borrow();
+            let config = shard.config();
+            let (cluster, from, to) = (Some(config.cluster), Some(config.me), Some(member));
+            Hello { purpose: Purpose::Data, shard: config.shard.0, cluster, from, to }
+        };
+        match data::open(&address, &hello, Method::Forward, queue, super::peers::DIAL_TIMEOUT).await {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                tracing::debug!(%member, %address, %error, "a leader cannot be reached");
+                self.report_unreachable(member, error.is_gone());
+                None
+            }
+        }
+    }
+
+    /// Gives up links to processes that are no longer in the map.
+    pub(super) fn prune_forwards(&self) {
+        let mut gone = Vec::new();
+        self.forwards.links.borrow_mut().retain(|member, link| {
+            let is_current = self.is_current(*member);
+            if !is_current {
+                link.task.abort();
+                gone.push(*member);
+            }
+            is_current
+        });
+        for member in gone {
+            self.route(|router, now, out| router.handle_link_down(now, member, &[], out));
+        }
+    }
+
+    /// Stores what another node has forwarded; the outcome goes to `answers`.
+    pub(crate) fn take_forwarded(&self, message: Bytes, answers: &FrameQueue) -> Result<(), ForwardError> {
+        let (part, request, push) = decode(message)?;
+        self.spin.note_work();
+        let collector = Collector::new(&push);
+        let waiting = Waiting { part, collector, answers: answers.clone() };
+        let key = self.forwards.waiting.borrow_mut().insert(waiting);
+        self.hand_out(&request, push, self.forwarded_ticket(key));
+        Ok(())
+    }
+
+    /// Tells another node what became of the messages it has forwarded.
+    pub(super) fn tell_sender(&self, key: usize, outcome: PartOutcome) {
+        let mut waiting = self.forwards.waiting.borrow_mut();
+        let Some(known) = waiting.get_mut(key) else { return };
+        if known.collector.take(outcome) {
+            let Waiting { part, collector, answers } = waiting.remove(key);
+            answers.push(frame::encode(&forwarded(part, collector.into_part())).into());
+        }
+    }
+}
+
+fn forwarded(part: u64, outcome: PartOutcome) -> Forwarded {
+    let exception = |Exception { index, kind }| {
+        let (kind, code, reason) = match kind {
+            ExceptionKind::Duplicate => (OutcomeKind::Committed, ErrorCode::Unspecified, String::new()),
+            ExceptionKind::Rejected { code, reason } => (OutcomeKind::Rejected, code, reason),
+            ExceptionKind::Unknown { code, reason } => (OutcomeKind::Unknown, code, reason),
+        };
+        ForwardException { index, kind: kind.into(), code: code.into(), reason }
+    };
+    let position = |it: Position| ForwardPosition {
+        first: it.first,
+        count: it.count,
+        vbucket: it.vbucket,
+        lineage: it.lineage,
+        epoch: it.epoch,
+        offset: it.offset,
+    };
+    let mut exceptions: Vec<ForwardException> = outcome.exceptions.into_iter().map(exception).collect();
+    exceptions.sort_unstable_by_key(|exception| exception.index);
+    Forwarded {
+        part,
+        exceptions,
+        positions: outcome.positions.into_iter().map(position).collect(),
+        messages: outcome.messages,
+    }
+}
+
+fn outcome_of(message: Bytes) -> Result<(PartId, PartOutcome), ForwardError> {
+    let told = decode_outcome(message)?;
+    let exception = |it: ForwardException| {
+        let code = ErrorCode::try_from(it.code).unwrap_or_default();
+        let kind = match OutcomeKind::try_from(it.kind).unwrap_or_default() {
+            OutcomeKind::Committed => ExceptionKind::Duplicate,
+            OutcomeKind::Rejected => ExceptionKind::Rejected { code, reason: it.reason },
+            OutcomeKind::Unknown | OutcomeKind::Unspecified => ExceptionKind::Unknown { code, reason: it.reason },
+        };
+        Exception { index: it.index, kind }
+    };
+    let position = |it: ForwardPosition| Position {
+        first: it.first,
+        count: it.count,
+        vbucket: it.vbucket,
+        lineage: it.lineage,
+        epoch: it.epoch,
+        offset: it.offset,
+    };
+    let outcome = PartOutcome {
+        messages: told.messages,
+        exceptions: told.exceptions.into_iter().map(exception).collect(),
+        positions: told.positions.into_iter().map(position).collect(),
+    };
+    Ok((PartId(told.part), outcome))
+}

@@ -1,0 +1,403 @@
+//! The follower's side of replication: taking what leaders send.
+//!
+//! A frame is taken as a whole or the link is closed; then both sides begin anew with comparing their logs. What was
+//! taken is acknowledged at the end of the turn, once for all frames. Messages become readable when the leader says that
+//! they are committed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use broky_delivery::{Block, Run};
+use broky_proto::data_v1::{
+    Ack, Attach, Begin, BeginVBucket, Committed, Replicated, Summaries, Summary, Synced, to_follower, to_leader,
+};
+use broky_proto::frame::PREFIX_LEN;
+use broky_proto::id::{Epoch, Lineage, MapVersion, Member, Offset, ProducerId, Sequence, VBucketId};
+use broky_proto::replicate::{PeerError, ReplicatedOrigin, ReplicatedRun, encode_to_leader, vbucket as vbucket_of};
+use broky_proto::time::Timestamp;
+use broky_proto::wire::{Fields, stored_messages};
+use broky_replication::{Attachment, ProducerState, Role, SequenceRun};
+use thiserror::Error;
+
+use crate::open_block::{Origin, Sealed};
+use crate::outbox::{InboundId, Mirror, Outbox};
+use crate::shard::Shard;
+
+/// Why a link from a leader cannot go on. What was taken before stands; the leader opens another one.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum InboundError {
+    /// The frame breaks the protocol.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// Messages do not fit the log.
+    #[error("vbucket {vbucket}: {source}")]
+    Accept {
+        /// Whose log.
+        vbucket: VBucketId,
+        /// Why not.
+        source: broky_replication::AcceptError,
+    },
+    /// The log cannot go on where the leader says.
+    #[error("vbucket {vbucket}: {source}")]
+    Attach {
+        /// Whose log.
+        vbucket: VBucketId,
+        /// Why not.
+        source: broky_replication::AttachError,
+    },
+    /// The messages are others than the runs say.
+    #[error("the block's messages are not those announced")]
+    Content,
+    /// The link is not known, or was closed.
+    #[error("the link is closed")]
+    Closed,
+}
+
+/// One link from a leader.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    pub(crate) leader: Member,
+    /// What the leader asked before this node had its version of the map.
+    waiting: Option<Attach>,
+    /// Blocks taken whose commit is not known.
+    blocks: VecDeque<(u64, Arc<[Run]>)>,
+    taken: u64,
+    acknowledged: u64,
+}
+
+impl Shard {
+    /// Takes a link that a leader has just opened. An older one of the same node is closed.
+    pub fn handle_inbound_open(&mut self, id: InboundId, leader: Member, out: &mut Outbox) {
+        let older: Vec<InboundId> =
+            self.inbound.iter().filter(|(_, link)| link.leader.node == leader.node).map(|(id, _)| *id).collect();
+        for older in older {
+            self.inbound.remove(&older);
+            out.close_inbound.push((older, "replaced by a newer link".to_owned()));
+        }
+        let link = Inbound { leader, waiting: None, blocks: VecDeque::new(), taken: 0, acknowledged: 0 };
+        self.inbound.insert(id, link);
+    }
+
+    /// Takes the end of a link from a leader.
+    pub fn handle_inbound_closed(&mut self, id: InboundId) {
+        self.inbound.remove(&id);
+    }
+
+    /// Takes a frame from a leader. Acknowledged by the next [`Shard::flush`].
+    ///
+    /// # Errors
+    /// See [`InboundError`]: close the link.
+    pub fn handle_to_follower(
+        &mut self,
+        now: Timestamp,
+        id: InboundId,
+        frame: to_follower::Frame,
+        out: &mut Outbox,
+    ) -> Result<(), InboundError> {
+        self.now = self.now.max(now);
+        let leader = self.inbound.get(&id).ok_or(InboundError::Closed)?.leader;
+        let seq = match frame {
+            to_follower::Frame::Attach(attach) => {
+                self.handle_attach(id, attach, out)?;
+                None
+            }
+            to_follower::Frame::Begin(begin) => Some(self.handle_begin(begin, out)?),
+            to_follower::Frame::Block(block) => Some(self.handle_block(id, leader, &block, out)?),
+            to_follower::Frame::Synced(synced) => Some(self.handle_synced(leader, synced)?),
+            to_follower::Frame::Committed(committed) => {
+                self.handle_committed(id, leader, &committed)?;
+                None
+            }
+            to_follower::Frame::Ping(ping) => Some(ping.seq),
+        };
+        if let Some(seq) = seq
+            && let Some(link) = self.inbound.get_mut(&id)
+        {
+            link.taken = link.taken.max(seq);
+        }
+        self.is_turn_due = true;
+        Ok(())
+    }
+
+    /// Acknowledges what was taken since the last turn.
+    pub(crate) fn acknowledge(&mut self, out: &mut Outbox) {
+        for (id, link) in &mut self.inbound {
+            if link.taken > link.acknowledged {
+                link.acknowledged = link.taken;
+                let ack = to_leader::Frame::Ack(Ack { seq: link.taken });
+                out.to_leaders.push((*id, encode_to_leader(ack).into()));
+            }
+        }
+    }
+
+    /// Answers what leaders asked before this node had their version of the map.
+    pub(crate) fn answer_waiting(&mut self, out: &mut Outbox) {
+        let waiting = self.inbound.iter_mut().filter_map(|(id, link)| Some((*id, link.waiting.take()?)));
+        for (id, attach) in waiting.collect::<Vec<_>>() {
+            // What was malformed would have been refused when it came.
+            let _ = self.handle_attach(id, attach, out);
+        }
+    }
+
+    fn handle_attach(&mut self, id: InboundId, attach: Attach, out: &mut Outbox) -> Result<(), InboundError> {
+        if MapVersion(attach.map_version) > self.map_version {
+            if let Some(link) = self.inbound.get_mut(&id) {
+                link.waiting = Some(attach);
+            }
+            return Ok(());
+        }
+        let mut summaries = Vec::with_capacity(attach.vbuckets.len());
+        for asked in attach.vbuckets {
+            let vbucket = vbucket_of(asked.vbucket, self.config.vbuckets)?;
+            summaries.push(self.summary(vbucket, Epoch(asked.epoch)));
+        }
+        let frame = to_leader::Frame::Summaries(Summaries { summaries });
+        out.to_leaders.push((id, encode_to_leader(frame).into()));
+        Ok(())
+    }
+
+    fn summary(&self, vbucket: VBucketId, epoch: Epoch) -> Summary {
+        let asked = Summary { vbucket: u32::from(vbucket.0), epoch: epoch.0, ..Summary::default() };
+        let Some(replica) = self.replica(vbucket) else { return Summary { is_refused: true, ..asked } };
+        if !matches!(replica.role(), Role::Follower(following) if following.epoch == epoch) {
+            return Summary { is_refused: true, ..asked };
+        }
+        let log = replica.summary();
+        Summary {
+            lineage: log.lineage.0,
+            start: log.start.0,
+            end: log.end.0,
+            epochs: log.epochs.starts().iter().map(|(epoch, _)| epoch.0).collect(),
+            epoch_starts: log.epochs.starts().iter().map(|(_, start)| start.0).collect(),
+            ..asked
+        }
+    }
+
+    fn handle_begin(&mut self, begin: Begin, out: &mut Outbox) -> Result<u64, InboundError> {
+        for entry in begin.vbuckets {
+            let vbucket = vbucket_of(entry.vbucket, self.config.vbuckets)?;
+            self.attach(vbucket, &entry, out)?;
+        }
+        Ok(begin.seq)
+    }
+
+    fn attach(&mut self, vbucket: VBucketId, entry: &BeginVBucket, out: &mut Outbox) -> Result<(), InboundError> {
+        let next = Offset(entry.next);
+        let attachment =
+            if entry.restart { Attachment::Restart { start: next } } else { Attachment::Keep { to: next } };
+        let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else {
+            let source = broky_replication::AttachError::OtherEpoch { asked: Epoch(entry.epoch), known: Epoch(0) };
+            return Err(InboundError::Attach { vbucket, source });
+        };
+        let before = replica.log().clone();
+        let attached = replica.attach(Epoch(entry.epoch), Lineage(entry.lineage), attachment);
+        attached.map_err(|source| InboundError::Attach { vbucket, source })?;
+        let after = replica.log().clone();
+        let kept = if entry.restart { before.high_watermark() } else { after.end() };
+        if before.end() > kept {
+            self.purge(vbucket, kept);
+        }
+        if entry.restart && after.start() > before.high_watermark() {
+            let feed = self.feed();
+            self.delivery.skip_to(feed, vbucket, after.start(), &mut out.wake);
+            self.mirror(Mirror::Skip { vbucket, next: after.start() }, out);
+        }
+        Ok(())
+    }
+
+    fn handle_block(
+        &mut self,
+        id: InboundId,
+        leader: Member,
+        block: &Replicated,
+        out: &mut Outbox,
+    ) -> Result<u64, InboundError> {
+        block.check()?;
+        let runs = block.runs(self.config.vbuckets)?;
+        self.accept(leader, &runs)?;
+        let (arena, framed) = self.keep_copy(&block.messages, out);
+        let runs_of_block = merged(&runs);
+        let messages = runs.iter().map(|run| run.count).fold(0_u32, u32::saturating_add);
+        let stored = Block { framed, runs: runs_of_block, messages, has_system: block.has_system, arena };
+        let origins = block.origins()?;
+        self.note_producers(&origins, &runs, &stored)?;
+        if block.is_committed {
+            for run in stored.runs.iter() {
+                self.commit_to(leader, run.vbucket, run.end());
+            }
+        } else if let Some(link) = self.inbound.get_mut(&id) {
+            link.blocks.push_back((block.seq, stored.runs.clone()));
+        }
+        for run in stored.runs.iter() {
+            self.count_producers(run.vbucket);
+        }
+        self.stats.replicated_messages += u64::from(messages);
+        self.pending.push(Sealed {
+            block: stored,
+            entries: Vec::new(),
+            origins: origins.iter().map(origin).collect(),
+            waiting: Vec::new(),
+            sent: Vec::new(),
+        });
+        Ok(block.seq)
+    }
+
+    /// Extends the logs by the runs: by all of them, or by none.
+    fn accept(&mut self, leader: Member, runs: &[ReplicatedRun]) -> Result<(), InboundError> {
+        for (at, run) in runs.iter().enumerate() {
+            let not_attached = broky_replication::AcceptError::NotAttached { asked: run.leader_epoch };
+            let accepted = match self.replica_mut(run.vbucket) {
+                Some(replica) if is_following(replica.role(), leader) => {
+                    replica.accept(run.leader_epoch, run.first, u64::from(run.count), run.epoch)
+                }
+                Some(_) | None => Err(not_attached),
+            };
+            if let Err(source) = accepted {
+                for accepted in runs.iter().take(at).rev() {
+                    if let Some(replica) = self.replica_mut(accepted.vbucket) {
+                        replica.retract(accepted.first);
+                    }
+                }
+                return Err(InboundError::Accept { vbucket: run.vbucket, source });
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes whose messages they are, so that a retry is recognised should this node come to lead.
+    fn note_producers(
+        &mut self,
+        origins: &[ReplicatedOrigin],
+        runs: &[ReplicatedRun],
+        stored: &Block,
+    ) -> Result<(), InboundError> {
+        if origins.is_empty() {
+            return Ok(());
+        }
+        if let [run] = runs {
+            for origin in origins {
+                let offset = run.first.plus(u64::from(origin.first));
+                let noted = SequenceRun { first: origin.sequence, count: u64::from(origin.count), offset };
+                if let Some(replica) = self.replica_mut(run.vbucket) {
+                    replica.note_producer(origin.producer, noted);
+                }
+            }
+            return Ok(());
+        }
+        let places = places_of(stored);
+        for origin in origins {
+            let messages = places.get(origin.first as usize..).and_then(|rest| rest.get(..origin.count as usize));
+            let messages = messages.ok_or(InboundError::Content)?;
+            for (sequence, (vbucket, offset)) in (origin.sequence.0..).map(Sequence).zip(messages) {
+                let noted = SequenceRun { first: sequence, count: 1, offset: *offset };
+                if let Some(replica) = self.replica_mut(*vbucket) {
+                    replica.note_producer(origin.producer, noted);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_synced(&mut self, leader: Member, synced: Synced) -> Result<u64, InboundError> {
+        for entry in synced.vbuckets {
+            let vbucket = vbucket_of(entry.vbucket, self.config.vbuckets)?;
+            let states = entry.producers.into_iter().map(producer_state).collect::<Result<Vec<_>, _>>()?;
+            if let Some(replica) = self.replica_mut(vbucket)
+                && is_following(replica.role(), leader)
+                && replica_epoch(replica.role()) == Some(Epoch(entry.epoch))
+            {
+                replica.restore_producers(states, entry.has_forgotten);
+                replica.commit_to(Offset(entry.high_watermark));
+            }
+            self.count_producers(vbucket);
+        }
+        Ok(synced.seq)
+    }
+
+    fn handle_committed(&mut self, id: InboundId, leader: Member, news: &Committed) -> Result<(), InboundError> {
+        for seq in &news.seqs {
+            let Some(link) = self.inbound.get_mut(&id) else { return Err(InboundError::Closed) };
+            let Some(at) = link.blocks.iter().position(|(known, _)| known == seq) else { continue };
+            let Some((_, runs)) = link.blocks.remove(at) else { continue };
+            for run in runs.iter() {
+                self.commit_to(leader, run.vbucket, run.end());
+            }
+        }
+        if news.vbuckets.len() != news.high_watermarks.len() {
+            return Err(PeerError::Lengths.into());
+        }
+        for (number, high) in news.vbuckets.iter().zip(&news.high_watermarks) {
+            let vbucket = vbucket_of(*number, self.config.vbuckets)?;
+            self.commit_to(leader, vbucket, Offset(*high));
+            self.pending.note_uneven();
+        }
+        Ok(())
+    }
+
+    fn commit_to(&mut self, leader: Member, vbucket: VBucketId, to: Offset) {
+        if let Some(replica) = self.replica_mut(vbucket)
+            && is_following(replica.role(), leader)
+        {
+            replica.commit_to(to);
+        }
+    }
+}
+
+/// Whether a replica takes messages from this leader: news of an earlier one do not count.
+fn is_following(role: &Role, leader: Member) -> bool {
+    matches!(role, Role::Follower(following) if following.leader == leader && following.is_attached)
+}
+
+fn replica_epoch(role: &Role) -> Option<Epoch> {
+    match role {
+        Role::Follower(following) => Some(following.epoch),
+        Role::Leader(_) | Role::Idle => None,
+    }
+}
+
+fn origin(origin: &ReplicatedOrigin) -> Origin {
+    let ReplicatedOrigin { first, count, producer, sequence } = *origin;
+    Origin { first, index: first, count, producer, sequence, reply: None }
+}
+
+/// The runs with each vbucket once.
+fn merged(runs: &[ReplicatedRun]) -> Arc<[Run]> {
+    let mut merged: Vec<Run> = Vec::with_capacity(runs.len());
+    for run in runs {
+        let known = merged.iter_mut().rev().take(16).find(|known| known.vbucket == run.vbucket);
+        match known {
+            Some(known) => known.count += run.count,
+            None => merged.push(Run { vbucket: run.vbucket, count: run.count, first: run.first }),
+        }
+    }
+    merged.into()
+}
+
+/// Vbucket and offset of each message.
+fn places_of(block: &Block) -> Vec<(VBucketId, Offset)> {
+    let encoded = block.framed.get(PREFIX_LEN..).unwrap_or_default();
+    let fields = stored_messages(encoded).flatten().filter_map(|(_, message)| Fields::scan(message).ok());
+    fields
+        .filter_map(|fields| Some((u16::try_from(fields.vbucket).map(VBucketId).ok()?, Offset(fields.offset))))
+        .collect()
+}
+
+fn producer_state(known: broky_proto::data_v1::ProducerState) -> Result<ProducerState, PeerError> {
+    if [known.run_counts.len(), known.run_offsets.len()] != [known.run_firsts.len(); 2] {
+        return Err(PeerError::Lengths);
+    }
+    let runs = known.run_firsts.iter().zip(&known.run_counts).zip(&known.run_offsets);
+    let run = |((first, count), offset): ((&u64, &u64), &u64)| SequenceRun {
+        first: Sequence(*first),
+        count: *count,
+        offset: Offset(*offset),
+    };
+    Ok(ProducerState {
+        id: ProducerId(known.id),
+        last: Sequence(known.last),
+        hole: known.hole.map(Sequence),
+        runs: runs.map(run).collect(),
+        has_dropped: known.has_dropped,
+        used: Offset(known.used),
+    })
+}

@@ -1,0 +1,189 @@
+//! Who keeps up: when a leader proposes that a follower leave or join an ISR.
+//!
+//! A follower is out of sync when it has not acknowledged a frame for a second, and at once when nothing listens at its
+//! address any more. Links are pinged, so an idle one tells as well. One verdict per link is for all vbuckets on it. A
+//! follower joins when it holds everything committed and all that the leader began with.
+//!
+//! A leader never proposes an ISR below `min_isr`. Were it to do so it would stand alone and freeze, although the others
+//! may well reach one another: it offers to resign instead, and whoever has died is fenced by the control plane.
+
+use std::time::Duration;
+
+use broky_proto::id::{Epoch, Member, VBucketId};
+use broky_proto::time::Timestamp;
+use broky_ring::command::{BATCH_MAX, IsrChange};
+use broky_ring::lineage::extension_due;
+
+use crate::outbox::{Outbox, SessionId};
+use crate::shard::Shard;
+
+/// Without an acknowledgement for this long a follower is out of sync.
+pub const LAG_MAX: Duration = Duration::from_secs(1);
+/// A link hears something at least this often.
+const PING_PERIOD: Duration = Duration::from_millis(250);
+/// Proposals that were not decided are made again after this long.
+const PROPOSE_AGAIN: Duration = Duration::from_secs(1);
+/// How often [`Shard::handle_tick`] is to be called while there are other nodes.
+pub const TICK: Duration = Duration::from_millis(50);
+/// Bytes of catching up per link and tick: 160 MiB/s.
+const CATCH_UP_BYTES_PER_TICK: usize = 8 << 20;
+
+/// A process without a link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Absent {
+    pub(crate) since: Timestamp,
+    pub(crate) is_refused: bool,
+}
+
+impl Shard {
+    /// Looks at what time does to links and ISRs. Call it every [`TICK`] in a cluster of several nodes.
+    pub fn handle_tick(&mut self, now: Timestamp, out: &mut Outbox) {
+        self.now = self.now.max(now);
+        for member in self.wanted_sessions() {
+            if !self.sessions.values().any(|session| session.member == member) {
+                self.absent.entry(member).or_insert(Absent { since: self.now, is_refused: false });
+            }
+        }
+        for id in self.sessions.keys().copied().collect::<Vec<SessionId>>() {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            session.allowance = CATCH_UP_BYTES_PER_TICK;
+            if self.now.since(session.last_sent) >= PING_PERIOD {
+                self.ping(id, out);
+            }
+            self.ask(id, out);
+            self.catch_up(id, out);
+        }
+        self.close_laggards(out);
+        self.propose(out);
+        self.extend_lineages(out);
+        self.flush(out);
+    }
+
+    /// Closes links whose follower does not acknowledge, or is so far behind that it takes too much memory.
+    fn close_laggards(&mut self, out: &mut Outbox) {
+        let bytes_max = (self.config.memory_bytes / 2).max(8 << 20);
+        let now = self.now;
+        let lags = |session: &crate::sessions::Session| {
+            let waits = session.waits_since().is_some_and(|since| now.since(since) >= LAG_MAX);
+            waits || session.in_flight_bytes() > bytes_max
+        };
+        let laggards: Vec<(SessionId, Member)> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| lags(session))
+            .map(|(id, session)| (*id, session.member))
+            .collect();
+        for (id, member) in laggards {
+            self.sessions.remove(&id);
+            out.close_sessions.push(id);
+            self.absent.insert(member, Absent { since: Timestamp(0), is_refused: true });
+        }
+    }
+
+    /// Proposes who leaves and who joins.
+    fn propose(&mut self, out: &mut Outbox) {
+        let now = self.now;
+        let out_of_sync = |absent: &Absent| absent.is_refused || now.since(absent.since) >= LAG_MAX;
+        let leaving: Vec<Member> =
+            self.absent.iter().filter(|(_, absent)| out_of_sync(absent)).map(|(member, _)| *member).collect();
+        let has_joiners = self.sessions.values().any(|session| session.has_joiners);
+        let is_again = self.now.since(self.proposed_at) >= PROPOSE_AGAIN;
+        if !has_joiners && !self.isr_is_due && !is_again && leaving == self.leaving {
+            return;
+        }
+        self.isr_is_due = false;
+        if is_again || leaving != self.leaving {
+            self.proposed_at = self.now;
+        }
+        let sessions: Vec<(SessionId, Member)> =
+            self.sessions.iter().filter(|(_, s)| s.has_joiners || is_again).map(|(id, s)| (*id, s.member)).collect();
+        let led: Vec<VBucketId> = self.led_vbuckets().collect();
+        let mut still_joining = Vec::new();
+        for vbucket in led {
+            self.propose_one(vbucket, &leaving, &sessions, is_again, &mut still_joining, out);
+        }
+        for (id, _) in sessions {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.has_joiners = still_joining.contains(&id);
+            }
+        }
+        self.leaving = leaving;
+    }
+
+    fn propose_one(
+        &mut self,
+        vbucket: VBucketId,
+        leaving: &[Member],
+        sessions: &[(SessionId, Member)],
+        is_again: bool,
+        still_joining: &mut Vec<SessionId>,
+        out: &mut Outbox,
+    ) {
+        if out.isr_changes.len() >= BATCH_MAX {
+            self.isr_is_due = true;
+            return;
+        }
+        let live = |id: &SessionId| self.sessions.get(id).is_some_and(|session| session.stage(vbucket).is_live());
+        let candidates: Vec<(SessionId, Member)> = sessions.iter().copied().filter(|(id, _)| live(id)).collect();
+        let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else { return };
+        let high_watermark = replica.log().high_watermark();
+        let Some(leader) = replica.leader_mut() else { return };
+        if let Some(proposal) = leader.proposed() {
+            if is_again {
+                out.isr_changes.push(change(vbucket, proposal));
+            }
+            still_joining.extend(candidates.iter().map(|(id, _)| *id));
+            return;
+        }
+        let mut joins = Vec::new();
+        for (id, member) in candidates {
+            if leader.isr().members.contains(&member) {
+                continue;
+            }
+            still_joining.push(id);
+            if leader.may_join(member, high_watermark) {
+                joins.push(member);
+            }
+        }
+        let isr = leader.isr();
+        let leaves: Vec<Member> = isr.members.iter().copied().filter(|member| leaving.contains(member)).collect();
+        let left = isr.members.len() + joins.len() - leaves.len();
+        if !leaves.is_empty() && left < isr.min {
+            if is_again {
+                out.resign.push((vbucket, leader.epoch()));
+            }
+            return;
+        }
+        out.isr_changes.extend(leader.propose(&joins, &leaves).map(|proposal| change(vbucket, proposal)));
+    }
+
+    fn extend_lineages(&mut self, out: &mut Outbox) {
+        if self.now.since(self.extended_at) < PROPOSE_AGAIN {
+            return;
+        }
+        self.extended_at = self.now;
+        for vbucket in self.led_vbuckets().collect::<Vec<_>>() {
+            let Some(place) = self.places.get(usize::from(vbucket.0)) else { continue };
+            let Some(replica) = self.replica(vbucket) else { continue };
+            if let Some(end) = extension_due(place.lineage_end, replica.log().end()) {
+                out.extend.push((vbucket, place.epoch, end));
+            }
+        }
+    }
+
+    /// Vbuckets that this shard leads.
+    pub(crate) fn led_vbuckets(&self) -> impl Iterator<Item = VBucketId> {
+        let me = self.config.me;
+        let all = self.config.vbuckets.iter().zip(&self.places);
+        all.filter(move |(_, place)| place.leader == Some(me) && place.is_held).map(|(vbucket, _)| vbucket)
+    }
+
+    /// The vbuckets led here, each with its epoch.
+    pub fn led_epochs(&self) -> impl Iterator<Item = (VBucketId, Epoch)> {
+        self.led_vbuckets().filter_map(|vbucket| Some((vbucket, self.places.get(usize::from(vbucket.0))?.epoch)))
+    }
+}
+
+fn change(vbucket: VBucketId, proposal: broky_replication::Proposal) -> IsrChange {
+    IsrChange { vbucket, epoch: proposal.epoch, expected: proposal.expected, isr: proposal.isr }
+}

@@ -1,0 +1,237 @@
+//! From the cluster map to what this shard does with each vbucket: level-triggered, from the whole map, never from
+//! events, so that it does not matter how many versions were missed, nor how they came.
+
+use broky_proto::id::{Epoch, IsrVersion, Lineage, MapVersion, Member, NodeId, Offset, VBucketId};
+use broky_replication::{Isr, Replica, Role};
+use broky_ring::lineage::lineage_base;
+use broky_ring::map::{ClusterMap, VBucket};
+
+use crate::outbox::{Mirror, Outbox, SessionId};
+use crate::sessions::Stage;
+use crate::shard::Shard;
+
+/// What the map says of one vbucket, as far as a shard goes by it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Place {
+    pub(crate) version: MapVersion,
+    pub(crate) is_held: bool,
+    pub(crate) leader: Option<Member>,
+    pub(crate) epoch: Epoch,
+    pub(crate) isr: Vec<Member>,
+    pub(crate) isr_version: IsrVersion,
+    pub(crate) min_isr: usize,
+    pub(crate) lineage: Lineage,
+    pub(crate) lineage_end: Lineage,
+    /// Other nodes that hold a copy, or are to.
+    pub(crate) others: Vec<NodeId>,
+}
+
+impl Place {
+    fn of(vbucket: &VBucket, map: &ClusterMap, me: Member) -> Self {
+        let all = vbucket.replicas.iter().chain(&vbucket.learners);
+        Self {
+            version: vbucket.version,
+            is_held: vbucket.has_copy_at(me.node) && map.is_current(me),
+            leader: vbucket.leader.filter(|_| map.is_current(me)),
+            epoch: vbucket.epoch,
+            isr: vbucket.isr.clone(),
+            isr_version: vbucket.isr_version,
+            min_isr: usize::from(vbucket.min_isr).max(1),
+            lineage: vbucket.lineage,
+            lineage_end: vbucket.lineage_end,
+            others: all.copied().filter(|node| *node != me.node).collect(),
+        }
+    }
+
+    fn isr(&self) -> Isr {
+        Isr { members: self.isr.clone(), version: self.isr_version, min: self.min_isr }
+    }
+}
+
+impl Shard {
+    /// Takes a newer cluster map. Older ones are ignored.
+    pub fn handle_map(&mut self, map: &ClusterMap, out: &mut Outbox) {
+        if map.version() <= self.map_version {
+            return;
+        }
+        // What was written under the old roles is sealed under them.
+        self.flush(out);
+        self.map_version = map.version();
+        self.delivery.set_map_version(map.version());
+        self.members = map.nodes().map(|(node, entry)| Member { node, incarnation: entry.incarnation }).collect();
+        self.delivery.set_has_others(self.members.len() > 1);
+        let (me, members) = (self.config.me, &self.members);
+        self.absent.retain(|member, _| members.contains(member));
+        let mut has_changed = false;
+        for (id, vbucket) in map.vbuckets().filter(|(id, _)| self.config.owns(*id)).collect::<Vec<_>>() {
+            let place = Place::of(vbucket, map, me);
+            if self.places.get(usize::from(id.0)).is_some_and(|known| *known != place) {
+                self.take_place(id, place, out);
+                has_changed = true;
+            }
+        }
+        if has_changed {
+            self.pending.note_uneven();
+            for id in self.sessions.keys().copied().collect::<Vec<SessionId>>() {
+                self.ask(id, out);
+                self.catch_up(id, out);
+            }
+            self.isr_is_due = true;
+        }
+        self.answer_waiting(out);
+        self.deliver_committed(out);
+    }
+
+    fn take_place(&mut self, id: VBucketId, place: Place, out: &mut Outbox) {
+        let at = usize::from(id.0);
+        if let Some(known) = self.places.get_mut(at) {
+            *known = place.clone();
+        }
+        let others = if place.leader == Some(self.config.me) { place.others.clone() } else { Vec::new() };
+        if let Some(arena) = self.writers.assign(id, others) {
+            self.arenas.close(arena);
+        }
+        if !place.is_held {
+            self.lose_waiters(id);
+            self.drop_replica(id);
+        } else {
+            self.hold(id, &place, out);
+            self.take_role(id, &place);
+        }
+        self.restage(id, &place);
+        let is_ready = place.is_held && place.isr.contains(&self.config.me);
+        if self.delivery.set_ready(id, is_ready) {
+            out.is_ready_changed = true;
+            self.mirror(Mirror::Ready { vbucket: id, is_ready }, out);
+        }
+    }
+
+    /// Makes sure that there is a replica of the right history.
+    fn hold(&mut self, id: VBucketId, place: &Place, out: &mut Outbox) {
+        let (lineage, epoch, base) = (place.lineage, place.epoch, lineage_base(place.lineage));
+        match self.replica(id).map(|replica| replica.log().lineage()) {
+            Some(known) if known == lineage => {
+                self.delivery.set_epoch(id, epoch);
+                self.mirror(Mirror::Epoch { vbucket: id, epoch }, out);
+                return;
+            }
+            Some(_) => {
+                self.lose_waiters(id);
+                self.purge(id, Offset::ZERO);
+                let feed = self.feed();
+                self.delivery.begin_lineage(feed, id, (lineage, epoch), base, &mut out.wake);
+                self.mirror(Mirror::Lineage { vbucket: id, lineage, epoch, base }, out);
+            }
+            None => {
+                self.delivery.set_view(id, lineage, epoch, base);
+                self.mirror(Mirror::View { vbucket: id, lineage, epoch, base }, out);
+            }
+        }
+        if let Some(slot) = self.replicas.get_mut(usize::from(id.0)) {
+            *slot = Some(Replica::new(lineage, base));
+        }
+    }
+
+    fn take_role(&mut self, id: VBucketId, place: &Place) {
+        let me = self.config.me;
+        let limit = lineage_base(place.lineage_end);
+        let Some(Some(replica)) = self.replicas.get_mut(usize::from(id.0)) else { return };
+        match (replica.role(), place.leader) {
+            (Role::Leader(leader), Some(member)) if member == me && leader.epoch() == place.epoch => {
+                if let Some(leader) = replica.leader_mut() {
+                    leader.set_limit(limit);
+                    leader.handle_isr(place.isr());
+                }
+                replica.advance_high_watermark();
+            }
+            (Role::Leader(_) | Role::Follower(_) | Role::Idle, Some(member)) if member == me => {
+                let isr = place.isr();
+                replica.lead(place.epoch, me, isr);
+                if let Some(leader) = replica.leader_mut() {
+                    leader.set_limit(limit);
+                }
+                replica.advance_high_watermark();
+                self.lose_waiters(id);
+            }
+            (Role::Follower(following), Some(leader))
+                if following.epoch == place.epoch && following.leader == leader => {}
+            (Role::Leader(_) | Role::Follower(_) | Role::Idle, Some(leader)) => {
+                replica.follow(place.epoch, leader);
+                self.lose_waiters(id);
+            }
+            (Role::Leader(_) | Role::Follower(_) | Role::Idle, None) => {
+                replica.rest();
+                self.lose_waiters(id);
+            }
+        }
+    }
+
+    /// Lets a copy go that is not wanted here any more. What readers have not read stays until its time.
+    fn drop_replica(&mut self, id: VBucketId) {
+        self.purge(id, Offset::ZERO);
+        if let Some(slot) = self.replicas.get_mut(usize::from(id.0)) {
+            *slot = None;
+        }
+        self.count_producers(id);
+    }
+
+    /// Tells whoever waits for messages of a vbucket that nobody can tell what becomes of them.
+    pub(crate) fn lose_waiters(&mut self, id: VBucketId) {
+        let replies = &mut self.replies;
+        let mut done = Vec::new();
+        for sealed in self.pending.holding(id) {
+            for origin in &mut sealed.origins {
+                if let Some(reply) = origin.reply.take() {
+                    replies.lose(reply, origin.index, origin.count);
+                }
+            }
+            for waiter in &sealed.waiting {
+                if let Some(index) = waiter.duplicate {
+                    replies.lose(waiter.reply, index, 1);
+                }
+            }
+            done.append(&mut sealed.waiting);
+        }
+        for waiter in done {
+            self.replies.done(waiter.reply, &mut self.lost);
+        }
+    }
+
+    /// Takes what is not committed of a vbucket, from `from` on, out of memory.
+    pub(crate) fn purge(&mut self, id: VBucketId, from: Offset) {
+        self.lose_waiters(id);
+        self.pending.purge(id, from);
+        for arena in self.pending.take_gone() {
+            self.arenas.note_gone(arena);
+        }
+    }
+
+    /// Begins anew, or gives up, replicating a vbucket on every link.
+    fn restage(&mut self, id: VBucketId, place: &Place) {
+        let leads = place.leader == Some(self.config.me) && place.is_held;
+        let epoch_changed = self.staged.get(usize::from(id.0)).is_none_or(|epoch| *epoch != place.epoch);
+        if let Some(staged) = self.staged.get_mut(usize::from(id.0)) {
+            *staged = place.epoch;
+        }
+        for session in self.sessions.values_mut() {
+            let is_wanted = leads && place.others.contains(&session.member.node);
+            let stage = session.stage(id);
+            if !is_wanted {
+                session.set_stage(id, Stage::Absent);
+            } else if stage == Stage::Absent || epoch_changed {
+                session.set_stage(id, Stage::Asked);
+            }
+        }
+    }
+
+    /// The processes to which this shard needs a link, ascending.
+    #[must_use]
+    pub fn wanted_sessions(&self) -> Vec<Member> {
+        let me = self.config.me;
+        let led = self.places.iter().filter(|place| place.leader == Some(me) && place.is_held);
+        let mut nodes: Vec<NodeId> = led.flat_map(|place| place.others.iter().copied()).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        self.members.iter().copied().filter(|member| nodes.binary_search(&member.node).is_ok()).collect()
+    }
+}

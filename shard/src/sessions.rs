@@ -1,0 +1,202 @@
+//! Links to followers: what each of them was sent, has acknowledged, and still lacks.
+//!
+//! There is one link per follower, whatever number of vbuckets it shares with this shard. Frames carry a number, and one
+//! acknowledgement is for all up to it. Per vbucket a link passes three stages: it *asks* how far the follower's log
+//! goes, it *attaches* (says where to go on) and sends what is missing, and from then on the vbucket is *live*: every
+//! block goes out when it is sealed. What an acknowledgement says about a vbucket counts from the frame on that attached
+//! it, so that nothing an earlier epoch's follower held is taken for this one's.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use broky_delivery::{BlockSeq, Run};
+use broky_proto::id::{Member, Offset, VBucketCount, VBucketId};
+use broky_proto::time::Timestamp;
+
+use crate::outbox::SessionId;
+
+/// How far a link is with one vbucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// The follower holds no copy, or this shard does not lead.
+    Absent,
+    /// The follower was asked, or is to be, how far its log goes.
+    Asked,
+    /// The follower gets what it lacks.
+    Behind {
+        /// The frame that attached it.
+        begun: u64,
+        /// The offset to send next.
+        next: Offset,
+        /// Whether the present pass through the blocks brings it up to date.
+        is_in_pass: bool,
+    },
+    /// The follower gets every block.
+    Live {
+        /// The frame that attached it.
+        begun: u64,
+    },
+}
+
+impl Stage {
+    fn begun(self) -> Option<u64> {
+        match self {
+            Self::Absent | Self::Asked => None,
+            Self::Behind { begun, .. } | Self::Live { begun } => Some(begun),
+        }
+    }
+
+    pub(crate) fn is_live(self) -> bool {
+        matches!(self, Self::Live { .. })
+    }
+}
+
+/// What an acknowledgement of a frame says.
+#[derive(Clone, Debug)]
+pub(crate) enum Ends {
+    Nothing,
+    Runs(Arc<[Run]>),
+    Offsets(Vec<(VBucketId, Offset)>),
+}
+
+impl Ends {
+    fn for_each(&self, mut take: impl FnMut(VBucketId, Offset)) {
+        match self {
+            Self::Nothing => {}
+            Self::Runs(runs) => runs.iter().for_each(|run| take(run.vbucket, run.end())),
+            Self::Offsets(offsets) => offsets.iter().for_each(|(vbucket, end)| take(*vbucket, *end)),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct InFlight {
+    seq: u64,
+    sent_at: Timestamp,
+    bytes: usize,
+    is_catch_up: bool,
+    ends: Ends,
+}
+
+/// A pass through the committed blocks for vbuckets that are behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass {
+    pub(crate) at: BlockSeq,
+}
+
+/// What the follower is to be told of commits.
+#[derive(Debug, Default)]
+pub(crate) struct Notices {
+    pub(crate) seqs: Vec<u64>,
+    pub(crate) highs: Vec<(VBucketId, Offset)>,
+}
+
+/// One link to a follower.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) member: Member,
+    stages: Vec<Stage>,
+    /// Vbuckets that are neither absent nor live.
+    unsettled: usize,
+    next_seq: u64,
+    in_flight: VecDeque<InFlight>,
+    in_flight_bytes: usize,
+    catch_up_bytes: usize,
+    pub(crate) last_sent: Timestamp,
+    pub(crate) notices: Notices,
+    pub(crate) pass: Option<Pass>,
+    /// Bytes of catching up that may be sent before the next tick.
+    pub(crate) allowance: usize,
+    /// Vbuckets that may be ready to join the ISR.
+    pub(crate) has_joiners: bool,
+}
+
+impl Session {
+    pub(crate) fn new(member: Member, vbuckets: VBucketCount, now: Timestamp) -> Self {
+        Self {
+            member,
+            stages: vec![Stage::Absent; vbuckets.len()],
+            unsettled: 0,
+            // The follower's "nothing yet" is 0.
+            next_seq: 1,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            catch_up_bytes: 0,
+            last_sent: now,
+            notices: Notices::default(),
+            pass: None,
+            allowance: 0,
+            has_joiners: false,
+        }
+    }
+
+    pub(crate) fn stage(&self, vbucket: VBucketId) -> Stage {
+        self.stages.get(usize::from(vbucket.0)).copied().unwrap_or(Stage::Absent)
+    }
+
+    pub(crate) fn set_stage(&mut self, vbucket: VBucketId, stage: Stage) {
+        let is_unsettled = |stage: Stage| matches!(stage, Stage::Asked | Stage::Behind { .. });
+        if let Some(place) = self.stages.get_mut(usize::from(vbucket.0)) {
+            let before = std::mem::replace(place, stage);
+            self.unsettled = self.unsettled + usize::from(is_unsettled(stage)) - usize::from(is_unsettled(before));
+        }
+    }
+
+    /// Whether every vbucket that the follower holds and this shard leads is live.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.unsettled == 0
+    }
+
+    pub(crate) fn stages(&self) -> impl Iterator<Item = (VBucketId, Stage)> {
+        (0..=u16::MAX).map(VBucketId).zip(self.stages.iter().copied())
+    }
+
+    /// Numbers a frame and notes it as sent.
+    pub(crate) fn send(&mut self, now: Timestamp, bytes: usize, is_catch_up: bool, ends: Ends) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.in_flight_bytes += bytes;
+        self.catch_up_bytes += if is_catch_up { bytes } else { 0 };
+        self.in_flight.push_back(InFlight { seq, sent_at: now, bytes, is_catch_up, ends });
+        self.last_sent = now;
+        seq
+    }
+
+    /// Takes an acknowledgement; hands on what it says the follower holds by now.
+    ///
+    /// Returns false when it is of a frame that was never sent.
+    pub(crate) fn handle_ack(&mut self, seq: u64, mut holds: impl FnMut(VBucketId, Offset)) -> bool {
+        if seq >= self.next_seq {
+            return false;
+        }
+        while self.in_flight.front().is_some_and(|frame| frame.seq <= seq) {
+            let Some(frame) = self.in_flight.pop_front() else { break };
+            self.in_flight_bytes -= frame.bytes;
+            self.catch_up_bytes -= if frame.is_catch_up { frame.bytes } else { 0 };
+            let stages = &self.stages;
+            frame.ends.for_each(|vbucket, end| {
+                let begun = stages.get(usize::from(vbucket.0)).and_then(|stage| stage.begun());
+                if begun.is_some_and(|begun| frame.seq >= begun) {
+                    holds(vbucket, end);
+                }
+            });
+        }
+        true
+    }
+
+    /// When the oldest unacknowledged frame was sent.
+    pub(crate) fn waits_since(&self) -> Option<Timestamp> {
+        self.in_flight.front().map(|frame| frame.sent_at)
+    }
+
+    pub(crate) fn in_flight_bytes(&self) -> usize {
+        self.in_flight_bytes
+    }
+
+    pub(crate) fn catch_up_bytes(&self) -> usize {
+        self.catch_up_bytes
+    }
+}
+
+/// All links to followers.
+pub(crate) type Sessions = BTreeMap<SessionId, Session>;
