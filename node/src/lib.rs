@@ -9,6 +9,8 @@
 mod admin;
 mod config;
 mod control;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired in by the cluster start"))]
+mod gossip;
 mod grpc;
 mod listener;
 mod metrics;
