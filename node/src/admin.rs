@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::advertise::split;
 use crate::control::{Control, ProposeError};
+use crate::gossip::GossipStats;
 use crate::listener::ListenerStats;
 use crate::metrics::{Exporter, Snapshot};
 use crate::process::host_name;
@@ -42,6 +43,8 @@ pub(crate) struct Admin {
     pub(crate) memory_max_bytes: usize,
     pub(crate) started: Instant,
     pub(crate) exporter: Exporter,
+    /// Set when this node gossips.
+    pub(crate) gossip: Arc<OnceLock<Arc<GossipStats>>>,
 }
 
 /// Serves the admin HTTP for ever.
@@ -68,6 +71,7 @@ impl Admin {
         }
         let peers = self.control.peers();
         Some(Snapshot {
+            gossip: self.gossip.get().cloned(),
             workers,
             accepted: self.listener.accepted.load(Ordering::Relaxed) as u64,
             refused: self.listener.refused.load(Ordering::Relaxed) as u64,

@@ -11,6 +11,7 @@ mod advertise;
 mod config;
 mod control;
 mod data;
+mod gossip;
 mod grpc;
 mod listener;
 mod metrics;

@@ -1,8 +1,11 @@
 //! Metrics: read from the workers when somebody asks, so that they cost the data path nothing.
 
+use std::sync::Arc;
+
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::gossip::GossipStats;
 use crate::process;
 use crate::worker::WorkerStats;
 
@@ -14,6 +17,8 @@ pub(crate) struct Snapshot {
     pub(crate) peers_accepted: u64,
     pub(crate) peers_refused: u64,
     pub(crate) peers_bad: u64,
+    /// Once there is a cluster to gossip in.
+    pub(crate) gossip: Option<Arc<GossipStats>>,
     pub(crate) memory_max_bytes: usize,
     pub(crate) uptime_seconds: f64,
 }
@@ -142,7 +147,7 @@ const GAUGES: &[(&str, Unit, &str)] = &[
 ];
 
 fn describe() {
-    for (name, unit, help) in COUNTERS {
+    for (name, unit, help) in COUNTERS.iter().chain(GossipStats::COUNTERS) {
         describe_counter!(*name, *unit, *help);
     }
     for (name, unit, help) in GAUGES {
@@ -151,6 +156,9 @@ fn describe() {
 }
 
 fn record(snapshot: &Snapshot) {
+    if let Some(gossip) = &snapshot.gossip {
+        gossip.record();
+    }
     let sum = |of: fn(&WorkerStats) -> u64| snapshot.workers.iter().map(of).sum::<u64>();
     counter!("broky_push_messages_total").absolute(sum(|w| w.shard.pushed_messages));
     counter!("broky_replication_messages_total").absolute(sum(|w| w.shard.replicated_messages));

@@ -23,7 +23,8 @@ use tonic_health::server::HealthReporter;
 use crate::admin::{self, Admin};
 use crate::advertise::advertised;
 use crate::config::{NodeConfig, StartError};
-use crate::control::{Control, ControlConfig, End};
+use crate::control::{Control, ControlConfig, End, How};
+use crate::gossip::{self, GossipConfig, GossipEvent, GossipHandle, GossipStats, Leads};
 use crate::grpc::{routes, set_not_serving};
 use crate::listener::{ListenerStats, bind, keep_accepting};
 use crate::metrics::Exporter;
@@ -103,6 +104,7 @@ impl Node {
         let control = runtime.block_on(launch)?;
         let listener = Arc::new(ListenerStats::default());
         let inboxes = Arc::new(OnceLock::new());
+        let gossip_stats = Arc::new(OnceLock::new());
         let admin = Admin {
             name: config.name.clone(),
             control: control.clone(),
@@ -113,9 +115,26 @@ impl Node {
             memory_max_bytes: config.memory_bytes,
             started: Instant::now(),
             exporter: Exporter::new(),
+            gossip: gossip_stats.clone(),
         };
         let (report, started) = oneshot::channel();
-        let shell = Shell { config, control: control.clone(), routes, health, inboxes, listener, data_connections };
+        let gossip_socket = gossip::bind(peer_address).map_err(|source| StartError::Listen {
+            address: peer_address,
+            purpose: "gossip (--peer-listen)",
+            source,
+        })?;
+        let shell = Shell {
+            config,
+            control: control.clone(),
+            routes,
+            health,
+            inboxes,
+            listener,
+            data_connections,
+            peer_address,
+            gossip_stats,
+            gossip_socket: std::sync::Mutex::new(Some(gossip_socket)),
+        };
         let thread = shell.spawn(runtime, clients, admins, admin, report)?;
         Ok(Self { client_address, peer_address, admin_address, control, started: Some(started), thread: Some(thread) })
     }
@@ -227,6 +246,11 @@ struct Shell {
     inboxes: Arc<OnceLock<Vec<Inbox>>>,
     listener: Arc<ListenerStats>,
     data_connections: mpsc::UnboundedReceiver<DataConnection>,
+    peer_address: SocketAddr,
+    /// Set when gossip begins.
+    gossip_stats: Arc<OnceLock<Arc<GossipStats>>>,
+    /// Taken when gossip begins.
+    gossip_socket: std::sync::Mutex<Option<std::net::UdpSocket>>,
 }
 
 impl Shell {
@@ -293,6 +317,7 @@ impl Shell {
             return;
         }
         let inboxes = self.inboxes.get().cloned().unwrap_or_default();
+        let mut gossip = self.start_gossip(me, &newest);
         let accepting = tokio::spawn(keep_accepting(clients, inboxes, self.listener.clone()));
         let _accepting = AbortOnDrop(accepting.abort_handle());
         loop {
@@ -303,6 +328,9 @@ impl Shell {
                     }
                     let newest = map.borrow_and_update().clone();
                     told.send_replace(topology(&newest));
+                    if let Some(gossip) = &gossip {
+                        gossip.set_leads(led_by(me, &newest));
+                    }
                     for inbox in self.inboxes.get().into_iter().flatten() {
                         // A worker that is gone reads nothing any more.
                         let _ = inbox.send(ToWorker::Map(newest.clone()));
@@ -310,7 +338,53 @@ impl Shell {
                 }
                 Some((stream, hello)) = self.data_connections.recv() => self.hand_on(stream, hello),
                 Some(wish) = from_workers.recv() => self.fulfil(wish),
+                Some(event) = next_event(gossip.as_mut()) => self.heed(event),
             }
+        }
+    }
+
+    /// Begins to gossip with the other nodes. Without it the node works, and hears of changes from raft only.
+    fn start_gossip(&self, me: Member, map: &Arc<ClusterMap>) -> Option<GossipHandle> {
+        let config = GossipConfig {
+            socket: self.gossip_socket.lock().ok()?.take()?,
+            me,
+            cluster: map.cluster(),
+            vbuckets: map.vbucket_count()?,
+            address: self.peer_address,
+            zone: Zone(self.config.zone.clone()),
+            seeds: self.config.join.clone(),
+            map: self.control.map(),
+        };
+        match gossip::spawn(config) {
+            Ok(gossip) => {
+                gossip.set_leads(led_by(me, map));
+                self.gossip_stats.get_or_init(|| gossip.stats.clone());
+                Some(gossip)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "this node does not gossip");
+                None
+            }
+        }
+    }
+
+    /// Looks into what gossip suggests.
+    fn heed(&self, event: GossipEvent) {
+        match event {
+            GossipEvent::NewerMap { from, address, version } => {
+                let control = self.control.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = control.pull_map(&address.to_string()).await {
+                        tracing::debug!(%from, %version, %error, "a newer map was not to be had");
+                    }
+                });
+            }
+            GossipEvent::Suspect(member) => self.control.report_unreachable(member, How::Silent),
+            // The newer map that says so is on its way; until then its followers refuse what this node sends.
+            GossipEvent::LeaderElsewhere { member, vbuckets } => {
+                tracing::debug!(%member, vbuckets = vbuckets.len(), "somebody else leads what this node led");
+            }
+            GossipEvent::Alive(member) => tracing::debug!(%member, "heard"),
         }
     }
 
@@ -364,6 +438,20 @@ impl Shell {
             workers.push(worker::spawn(config, inbox)?);
         }
         Ok(())
+    }
+}
+
+/// What a process leads, by the map.
+fn led_by(me: Member, map: &ClusterMap) -> Leads {
+    let led = map.vbuckets().filter(|(_, vbucket)| vbucket.leader == Some(me));
+    led.map(|(id, vbucket)| (id, vbucket.epoch)).collect()
+}
+
+/// What gossip suggests next; never, where there is none.
+async fn next_event(gossip: Option<&mut GossipHandle>) -> Option<GossipEvent> {
+    match gossip {
+        Some(gossip) => gossip.events.recv().await,
+        None => std::future::pending().await,
     }
 }
 
