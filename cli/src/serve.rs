@@ -9,6 +9,7 @@ use broky_proto::limits::MESSAGE_BYTES_HARD_MAX;
 use broky_ring::member::{Copies, REPLICAS_MAX};
 use rustix::process::{Resource, getrlimit};
 use rustix::system::sysinfo;
+use rustix::thread::disable_transparent_huge_pages;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Interval;
 
@@ -35,6 +36,9 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let (name, memory, workers) = (config.name.clone(), config.memory_bytes, config.workers);
     // Before anybody can see the node, and want it to end.
     let mut signals = runtime.block_on(async { Signals::new() })?;
+    // What a start touches, mostly tables of the control log that are used once, would take huge pages and keep them: 30 MiB
+    // of an idle node. Messages are to have them.
+    let _ = disable_transparent_huge_pages(true);
     let mut node = Node::begin(config).or_exit(CONFIG)?;
     let run = async {
         tokio::select! {
@@ -44,6 +48,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
             },
             () = signals.wait(&exposed) => return Ok(()),
         }
+        let _ = disable_transparent_huge_pages(false);
         tracing::info!(
             node = name,
             clients = %node.client_address(),

@@ -136,3 +136,17 @@ pub struct Outbox {
     /// Subscriptions that could not be opened may be tried again.
     pub is_ready_changed: bool,
 }
+
+impl Outbox {
+    /// Whether there is nothing to carry out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { replies, wake, cut, mirror, mirror_cut, to_followers, to_leaders, close_sessions, .. } = self;
+        let Self { close_inbound, isr_changes, resign, extend, is_ready_changed, .. } = self;
+        let is_node_quiet = replies.is_empty() && wake.is_empty() && cut.is_empty() && mirror.is_empty();
+        let are_links_quiet = to_followers.is_empty() && to_leaders.is_empty() && close_sessions.is_empty();
+        let is_control_quiet =
+            close_inbound.is_empty() && isr_changes.is_empty() && resign.is_empty() && extend.is_empty();
+        is_node_quiet && are_links_quiet && is_control_quiet && mirror_cut.is_none() && !is_ready_changed
+    }
+}

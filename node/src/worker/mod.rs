@@ -183,8 +183,11 @@ impl Worker {
         for reply in outbox.replies.drain(..) {
             self.reply(reply.ticket, reply.outcome);
         }
-        // The lists are used again.
-        *self.outbox.borrow_mut() = outbox;
+        // The lists are used again, unless an outcome has led to something that is still to be carried out.
+        let mut current = self.outbox.borrow_mut();
+        if current.is_empty() {
+            *current = outbox;
+        }
     }
 
     fn mirror(&self, outbox: &mut Outbox) {
