@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Samples by name. None of ours has labels.
+/// Samples by name and labels, written as the exposition writes them.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Metrics(BTreeMap<String, f64>);
 
@@ -22,7 +22,8 @@ impl Metrics {
             } else if let Some(kind) = line.strip_prefix("# TYPE ") {
                 typed = kind.split_once(' ').unwrap_or_default();
             } else {
-                let (name, value) = line.split_once(' ').unwrap_or_default();
+                let (sample, value) = line.rsplit_once(' ').unwrap_or_default();
+                let name = sample.split_once('{').map_or(sample, |(name, _)| name);
                 let Ok(value) = value.parse() else { return fail("no number") };
                 if helped != name {
                     return fail("no help before it");
@@ -32,7 +33,7 @@ impl Metrics {
                     (of, "gauge") if of == name && !name.ends_with("_total") => {}
                     _ => return fail("no fitting type before it"),
                 }
-                if samples.insert(name.to_owned(), value).is_some() {
+                if samples.insert(sample.to_owned(), value).is_some() {
                     return fail("twice");
                 }
             }
@@ -61,10 +62,11 @@ mod tests {
 
     #[test]
     fn exposition_is_read() {
-        let text =
-            "# HELP a_total Words.\n# TYPE a_total counter\na_total 3\n\n# HELP b Words.\n# TYPE b gauge\nb 0.5\n";
+        let text = "# HELP a_total Words.\n# TYPE a_total counter\na_total{of=\"x y\"} 3\na_total{of=\"z\"} 4\n\n\
+                    # HELP b Words.\n# TYPE b gauge\nb 0.5\n";
         let metrics = Metrics::parse(text).unwrap();
-        assert_eq!((metrics.get("a_total"), metrics.get("b")), (3.0, 0.5));
+        assert_eq!((metrics.get("a_total{of=\"x y\"}"), metrics.get("a_total{of=\"z\"}")), (3.0, 4.0));
+        assert_eq!(metrics.get("b").to_string(), "0.5");
     }
 
     #[test]
