@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::data_v1::{Forward, Forwarded};
 use crate::error::Refusal;
+use crate::id::Epoch;
 use crate::v1::{Acks, PushRequest};
 use crate::wire::{Push, scan_push};
 
@@ -24,7 +25,7 @@ pub enum ForwardError {
     /// The request in it is refused as a whole.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// There are not as many numbers as messages, or they do not ascend.
+    /// There are not as many numbers or epochs as messages, or the numbers do not ascend.
     #[error("numbers that do not fit the messages")]
     Indices,
 }
@@ -56,7 +57,8 @@ pub fn encode(part: u64, request: &[u8], push: &Push) -> Bytes {
     }
     let _ = options.encode(&mut encoded);
     let indices = push.entries.iter().map(|entry| entry.index).collect();
-    crate::frame::encode(&Forward { part, push: encoded.freeze(), indices })
+    let epochs = push.epochs.iter().map(|epoch| epoch.0).collect();
+    crate::frame::encode(&Forward { part, push: encoded.freeze(), indices, epochs })
 }
 
 /// A part that has arrived: its name, its request, and the scan of it, numbered as where it comes from.
@@ -73,9 +75,13 @@ pub fn decode(bytes: Bytes) -> Result<(u64, Bytes, Push), ForwardError> {
     if !forward.indices.is_sorted_by(|one, next| one < next) {
         return Err(ForwardError::Indices);
     }
+    if ![0, push.entries.len()].contains(&forward.epochs.len()) {
+        return Err(ForwardError::Indices);
+    }
     for (entry, index) in push.entries.iter_mut().zip(&forward.indices) {
         entry.index = *index;
     }
+    push.epochs = forward.epochs.into_iter().map(Epoch).collect();
     Ok((forward.part, forward.push, push))
 }
 
@@ -109,6 +115,7 @@ mod tests {
             let request = request.encode_to_vec();
             let mut push = scan_push(&request, usize::MAX).unwrap();
             push.entries.retain(|entry| keep >> (entry.index % 64) & 1 == 1);
+            push.epochs = push.entries.iter().map(|entry| Epoch(u64::from(entry.index))).collect();
             let mut deframer = Deframer::new(FORWARD_BYTES_MAX);
             deframer.push(encode(9, &request, &push));
             let (part, bytes, arrived) = decode(deframer.next_message().unwrap().unwrap()).unwrap();
@@ -118,6 +125,7 @@ mod tests {
                 prop_assert_eq!((one.index, one.token, one.crc32), (other.index, other.token, other.crc32));
                 prop_assert_eq!(one.message.of(&request), other.message.of(&bytes));
             }
+            prop_assert_eq!(&arrived.epochs, &push.epochs);
             prop_assert_eq!((arrived.producer, arrived.sequence, arrived.acks), (push.producer, push.sequence, push.acks));
         }
 
@@ -132,7 +140,7 @@ mod tests {
     fn numbers_have_to_fit() {
         let request = PushRequest { messages: vec![Message::default()], ..PushRequest::default() }.encode_to_vec();
         for indices in [vec![], vec![1, 2]] {
-            let forward = Forward { part: 1, push: request.clone().into(), indices };
+            let forward = Forward { part: 1, push: request.clone().into(), indices, epochs: Vec::new() };
             assert_eq!(decode(forward.encode_to_vec().into()), Err(ForwardError::Indices));
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! A producer numbers its messages, sends them in ascending order over one stream, and after a break sends everything
 //! unanswered again, in order. So a sequence above the last stored one is new, and one at or below it was stored
-//! before, unless the vbucket refused it. A refused sequence is a *hole*: until it is offered again, everything above it
-//! is refused as well, for otherwise a later message would overtake it and its retry would look like a duplicate.
+//! before, unless the vbucket refused it. A refused sequence is a *hole* ([`Hole`]): until it is offered again, everything
+//! above it is refused as well, for otherwise a later message would overtake it and its retry would look like a duplicate.
 //!
 //! For the latest sequences the exact runs are kept: they tell where a duplicate is stored, and they catch a producer
 //! that breaks the rules (two processes under one id) where it would otherwise lose messages in silence. Sequences of
@@ -18,6 +18,8 @@ use std::collections::VecDeque;
 
 use broky_proto::id::{Offset, ProducerId, Sequence};
 use rustc_hash::FxHashMap;
+
+use crate::hole::Hole;
 
 /// Producers remembered per vbucket.
 pub(crate) const PRODUCERS_MAX: usize = 1024;
@@ -65,8 +67,8 @@ pub struct ProducerState {
     pub id: ProducerId,
     /// The highest sequence stored; zero for none.
     pub last: Sequence,
-    /// The lowest sequence refused and not offered again.
-    pub hole: Option<Sequence>,
+    /// What was refused and not offered again.
+    pub hole: Option<Hole>,
     /// Latest runs, oldest first.
     pub runs: Vec<SequenceRun>,
     /// Whether older runs were dropped.
@@ -78,7 +80,7 @@ pub struct ProducerState {
 #[derive(Clone, Debug)]
 struct Producer {
     last: Sequence,
-    hole: Option<Sequence>,
+    hole: Option<Hole>,
     runs: VecDeque<SequenceRun>,
     /// Whether older runs were dropped.
     has_dropped: bool,
@@ -100,12 +102,14 @@ impl Dedup {
     #[must_use]
     pub fn check(&self, producer: ProducerId, sequence: Sequence) -> Verdict {
         let Some(known) = self.producers.get(&producer) else { return Verdict::New };
-        if let Some(hole) = known.hole
-            && sequence > hole
-        {
-            return Verdict::OutOfSequence;
+        if let Some(hole) = &known.hole {
+            match hole.admits(sequence) {
+                false => return Verdict::OutOfSequence,
+                true if hole.is_missing(sequence) => return Verdict::New,
+                true => {}
+            }
         }
-        if sequence > known.last || known.hole == Some(sequence) {
+        if sequence > known.last {
             return Verdict::New;
         }
         known.find(sequence, self.has_forgotten)
@@ -117,7 +121,9 @@ impl Dedup {
         let known = self.entry(producer, offset);
         known.used = offset;
         known.last = known.last.max(sequence);
-        known.hole = None;
+        if let Some(hole) = known.hole.take() {
+            known.hole = hole.behind(sequence);
+        }
         match known.runs.back_mut() {
             Some(run) if run.end() == sequence && run.offset.plus(run.count) == offset => run.count += 1,
             _ => {
@@ -133,7 +139,16 @@ impl Dedup {
     /// Notes that a new message was refused and may be offered again.
     pub fn refused(&mut self, producer: ProducerId, sequence: Sequence, log_end: Offset) {
         let known = self.entry(producer, log_end);
-        known.hole = Some(known.hole.map_or(sequence, |hole| hole.min(sequence)));
+        known.hole.get_or_insert_with(|| Hole::new(sequence)).add(sequence);
+    }
+
+    /// Notes that a message was refused as [`Verdict::OutOfSequence`].
+    pub fn refused_behind(&mut self, producer: ProducerId, sequence: Sequence) {
+        if let Some(known) = self.producers.get_mut(&producer)
+            && let Some(hole) = known.hole.as_mut().filter(|hole| !hole.admits(sequence))
+        {
+            hole.add(sequence);
+        }
     }
 
     /// Notes that a run of messages was stored, as [`Dedup::stored`] does for each.
@@ -146,6 +161,7 @@ impl Dedup {
         {
             newest.count += last;
             known.last = known.last.max(run.first.plus(last));
+            known.hole = known.hole.take().and_then(|hole| hole.behind(run.first.plus(last)));
             known.used = run.offset.plus(last);
         }
     }
@@ -163,7 +179,7 @@ impl Dedup {
         let state = |(id, known): (&ProducerId, &Producer)| ProducerState {
             id: *id,
             last: known.last,
-            hole: known.hole,
+            hole: known.hole.clone(),
             runs: known.runs.iter().copied().collect(),
             has_dropped: known.has_dropped,
             used: known.used,
@@ -181,6 +197,9 @@ impl Dedup {
 
     /// Takes over what another replica knows, in place of what is known here. More than [`PRODUCERS_MAX`] producers, or
     /// more runs of one than are kept, are cut to the latest.
+    ///
+    /// What was refused here and is not behind what the other has stored stays refused: should this replica lead again,
+    /// messages may be on their way to it that were sent before their producer heard of the refusal.
     pub fn restore(&mut self, mut states: Vec<ProducerState>, has_forgotten: bool) {
         self.has_forgotten = has_forgotten || states.len() > PRODUCERS_MAX;
         states.sort_unstable_by_key(|known| std::cmp::Reverse((known.used, known.id)));
@@ -191,7 +210,15 @@ impl Dedup {
             let has_dropped = known.has_dropped || skip > 0;
             (known.id, Producer { last: known.last, hole: known.hole, runs, has_dropped, used: known.used })
         };
-        self.producers = states.into_iter().map(producer).collect();
+        let before = std::mem::replace(&mut self.producers, states.into_iter().map(producer).collect());
+        // Holes are few, and only their owners' entries are touched, so the map's order does not matter.
+        for (id, hole) in before.into_iter().filter_map(|(id, known)| Some((id, known.hole?))) {
+            if let Some(known) = self.producers.get_mut(&id)
+                && let Some(hole) = hole.behind(known.last)
+            {
+                known.hole = known.hole.take().map_or(Some(hole.clone()), |other| Some(other.joined(&hole)));
+            }
+        }
     }
 
     /// Producers remembered.
@@ -361,6 +388,16 @@ mod tests {
         other.restore(dedup.snapshot(), dedup.has_forgotten());
         assert_eq!(other.snapshot(), dedup.snapshot());
         assert_eq!(other.check(P, Sequence(10)), Verdict::OutOfSequence);
+    }
+
+    #[test]
+    fn what_was_refused_here_stays_refused_until_it_is_stored() {
+        let mut dedup = with(&[1, 2]);
+        dedup.refused(P, Sequence(3), Offset(2));
+        dedup.restore(with(&[1, 2]).snapshot(), false);
+        assert_eq!(dedup.check(P, Sequence(4)), Verdict::OutOfSequence);
+        dedup.restore(with(&[1, 2, 3]).snapshot(), false);
+        assert_eq!(dedup.check(P, Sequence(4)), Verdict::New);
     }
 
     #[test]

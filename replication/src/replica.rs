@@ -221,7 +221,10 @@ impl Replica {
             match self.dedup.check(id, sequence) {
                 Verdict::New => {}
                 Verdict::Duplicate(offset) => return Append::Duplicate(offset),
-                Verdict::OutOfSequence => return Append::OutOfSequence,
+                Verdict::OutOfSequence => {
+                    self.dedup.refused_behind(id, sequence);
+                    return Append::OutOfSequence;
+                }
                 Verdict::Forgotten => return Append::Forgotten,
             }
         }
@@ -240,8 +243,10 @@ impl Replica {
 
     /// Notes that a message was refused before it was offered, and may be pushed again: what follows it has to wait.
     pub fn refuse(&mut self, (id, sequence): (ProducerId, Sequence)) {
-        if self.dedup.check(id, sequence) == Verdict::New {
-            self.dedup.refused(id, sequence, self.log.end());
+        match self.dedup.check(id, sequence) {
+            Verdict::New => self.dedup.refused(id, sequence, self.log.end()),
+            Verdict::OutOfSequence => self.dedup.refused_behind(id, sequence),
+            Verdict::Duplicate(_) | Verdict::Forgotten => {}
         }
     }
 

@@ -13,7 +13,7 @@ use broky_proto::data_v1::{ProducerState, Replicated, Synced, SyncedVBucket, to_
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, Offset, VBucketId};
 use broky_proto::replicate::{ReplicatedRun, encode_block, encode_to_follower};
-use broky_replication::{Attachment, Replica};
+use broky_replication::{Attachment, Hole, Replica};
 
 use crate::block::{PartBuilder, StoredMessage, add_origin, origins_of, stored_of};
 use crate::leading::note_origins;
@@ -162,7 +162,7 @@ impl Shard {
                 session.set_stage(vbucket, Stage::Behind { begun, next, is_in_pass: false });
                 continue;
             }
-            session.set_stage(vbucket, Stage::Live { begun });
+            session.set_stage(vbucket, Stage::Live { begun, synced: session.next_seq() });
             session.has_joiners = true;
             synced.push(SyncedVBucket {
                 vbucket: u32::from(vbucket.0),
@@ -210,10 +210,14 @@ fn send(session: &mut Session, id: SessionId, now: broky_proto::time::Timestamp,
 }
 
 fn producer_state(known: broky_replication::ProducerState) -> ProducerState {
+    let (missing, rest) = known.hole.as_ref().map(Hole::parts).unwrap_or_default();
     ProducerState {
         id: known.id.0,
         last: known.last.0,
-        hole: known.hole.map(|hole| hole.0),
+        missing: missing.iter().map(|sequence| sequence.0).collect(),
+        rest_first: rest.map(|rest| rest.first.0),
+        is_rest_first_missing: rest.is_some_and(|rest| rest.is_first_missing),
+        rest_last: rest.map_or(0, |rest| rest.last.0),
         used: known.used.0,
         run_firsts: known.runs.iter().map(|run| run.first.0).collect(),
         run_counts: known.runs.iter().map(|run| run.count).collect(),

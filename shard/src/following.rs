@@ -1,24 +1,30 @@
 //! The follower's side of replication: taking what leaders send.
 //!
-//! A frame is taken as a whole or the link is closed; then both sides begin anew with comparing their logs. What was
-//! taken is acknowledged at the end of the turn, once for all frames. Messages become readable when the leader says that
-//! they are committed.
+//! A frame that does not fit the logs closes the link; then both sides begin anew with comparing them. But where a map
+//! that is newer than the leader's has given a vbucket another leader, only that one is *detached*: the leader is told
+//! before the frame is acknowledged, so that it does not take this as said of that vbucket, and the rest of the frame
+//! is kept. Otherwise every planned change of one leader would hold up all vbuckets that two nodes share.
+//!
+//! What was taken is acknowledged at the end of the turn, once for all frames. Messages become readable when the leader
+//! says that they are committed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use broky_delivery::{Block, Run};
 use broky_proto::data_v1::{
-    Ack, Attach, Begin, BeginVBucket, Committed, Replicated, Summaries, Summary, Synced, to_follower, to_leader,
+    Ack, Attach, Begin, BeginVBucket, Committed, Detached, Replicated, Summaries, Summary, Synced, to_follower,
+    to_leader,
 };
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, Lineage, MapVersion, Member, Offset, ProducerId, Sequence, VBucketId};
 use broky_proto::replicate::{PeerError, ReplicatedOrigin, ReplicatedRun, encode_to_leader, vbucket as vbucket_of};
 use broky_proto::time::Timestamp;
 use broky_proto::wire::{Fields, stored_messages};
-use broky_replication::{Attachment, ProducerState, Role, SequenceRun};
+use broky_replication::{AttachError, Attachment, Hole, ProducerState, Range, Role, SequenceRun};
 use thiserror::Error;
 
+use crate::block::{Part, origins_of, part_of};
 use crate::open_block::{Origin, Sealed};
 use crate::outbox::{InboundId, Mirror, Outbox};
 use crate::shard::Shard;
@@ -101,7 +107,7 @@ impl Shard {
                 self.handle_attach(id, attach, out)?;
                 None
             }
-            to_follower::Frame::Begin(begin) => Some(self.handle_begin(begin, out)?),
+            to_follower::Frame::Begin(begin) => Some(self.handle_begin(id, begin, out)?),
             to_follower::Frame::Block(block) => Some(self.handle_block(id, leader, &block, out)?),
             to_follower::Frame::Synced(synced) => Some(self.handle_synced(leader, synced)?),
             to_follower::Frame::Committed(committed) => {
@@ -173,25 +179,32 @@ impl Shard {
         }
     }
 
-    fn handle_begin(&mut self, begin: Begin, out: &mut Outbox) -> Result<u64, InboundError> {
+    fn handle_begin(&mut self, id: InboundId, begin: Begin, out: &mut Outbox) -> Result<u64, InboundError> {
+        let mut detached = Detached::default();
         for entry in begin.vbuckets {
             let vbucket = vbucket_of(entry.vbucket, self.config.vbuckets)?;
-            self.attach(vbucket, &entry, out)?;
+            if !self.attach(vbucket, &entry, out)? {
+                detached.vbuckets.push(entry.vbucket);
+                detached.epochs.push(entry.epoch);
+            }
         }
+        detach(id, detached, out);
         Ok(begin.seq)
     }
 
-    fn attach(&mut self, vbucket: VBucketId, entry: &BeginVBucket, out: &mut Outbox) -> Result<(), InboundError> {
+    /// Attaches a log. Returns false when another epoch is followed.
+    fn attach(&mut self, vbucket: VBucketId, entry: &BeginVBucket, out: &mut Outbox) -> Result<bool, InboundError> {
         let next = Offset(entry.next);
         let attachment =
             if entry.restart { Attachment::Restart { start: next } } else { Attachment::Keep { to: next } };
-        let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else {
-            let source = broky_replication::AttachError::OtherEpoch { asked: Epoch(entry.epoch), known: Epoch(0) };
-            return Err(InboundError::Attach { vbucket, source });
-        };
+        let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else { return Ok(false) };
         let before = replica.log().clone();
         let attached = replica.attach(Epoch(entry.epoch), Lineage(entry.lineage), attachment);
-        attached.map_err(|source| InboundError::Attach { vbucket, source })?;
+        match attached {
+            Ok(_) => {}
+            Err(AttachError::OtherEpoch { .. } | AttachError::OtherLineage { .. }) => return Ok(false),
+            Err(source @ AttachError::Diverged { .. }) => return Err(InboundError::Attach { vbucket, source }),
+        }
         let after = replica.log().clone();
         let kept = if entry.restart { before.high_watermark() } else { after.end() };
         if before.end() > kept {
@@ -202,7 +215,7 @@ impl Shard {
             self.delivery.skip_to(feed, vbucket, after.start(), &mut out.wake);
             self.mirror(Mirror::Skip { vbucket, next: after.start() }, out);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn handle_block(
@@ -213,13 +226,27 @@ impl Shard {
         out: &mut Outbox,
     ) -> Result<u64, InboundError> {
         block.check()?;
-        let runs = block.runs(self.config.vbuckets)?;
-        self.accept(leader, &runs)?;
+        let mut runs = block.runs(self.config.vbuckets)?;
+        let origins: Vec<Origin> = block.origins()?.iter().map(origin).collect();
         let (arena, framed) = self.keep_copy(&block.messages, out);
-        let runs_of_block = merged(&runs);
         let messages = runs.iter().map(|run| run.count).fold(0_u32, u32::saturating_add);
-        let stored = Block { framed, runs: runs_of_block, messages, has_system: block.has_system, arena };
-        let origins = block.origins()?;
+        let whole = Block { framed, runs: merged(&runs), messages, has_system: block.has_system, arena };
+        let detached = self.detached_runs(leader, &runs);
+        let (stored, origins) = if detached.vbuckets.is_empty() {
+            (whole, origins)
+        } else {
+            let is_detached = |vbucket: VBucketId| detached.vbuckets.contains(&u32::from(vbucket.0));
+            runs.retain(|run| !is_detached(run.vbucket));
+            let part = part_of(&whole, |vbucket, _| !is_detached(vbucket));
+            self.arenas.note_gone(whole.arena);
+            detach(id, detached, out);
+            let Some(Part { block: kept, numbers }) = part else { return Ok(block.seq) };
+            (kept, origins_of(&origins, &numbers))
+        };
+        if let Err(error) = self.accept(&runs) {
+            self.arenas.note_gone(stored.arena);
+            return Err(error);
+        }
         self.note_producers(&origins, &runs, &stored)?;
         if block.is_committed {
             for run in stored.runs.iter() {
@@ -231,26 +258,40 @@ impl Shard {
         for run in stored.runs.iter() {
             self.count_producers(run.vbucket);
         }
-        self.stats.replicated_messages += u64::from(messages);
+        self.stats.replicated_messages += u64::from(stored.messages);
         self.pending.push(Sealed {
             block: stored,
             entries: Vec::new(),
-            origins: origins.iter().map(origin).collect(),
+            origins,
             waiting: Vec::new(),
             sent: Vec::new(),
         });
         Ok(block.seq)
     }
 
+    /// What of a frame belongs to logs that do not follow its sender in its epoch.
+    fn detached_runs(&self, leader: Member, runs: &[ReplicatedRun]) -> Detached {
+        let mut detached = Detached::default();
+        for run in runs {
+            let follows = self.replica(run.vbucket).is_some_and(|replica| {
+                is_following(replica.role(), leader) && replica_epoch(replica.role()) == Some(run.leader_epoch)
+            });
+            let vbucket = u32::from(run.vbucket.0);
+            if !follows && !detached.vbuckets.contains(&vbucket) {
+                detached.vbuckets.push(vbucket);
+                detached.epochs.push(run.leader_epoch.0);
+            }
+        }
+        detached
+    }
+
     /// Extends the logs by the runs: by all of them, or by none.
-    fn accept(&mut self, leader: Member, runs: &[ReplicatedRun]) -> Result<(), InboundError> {
+    fn accept(&mut self, runs: &[ReplicatedRun]) -> Result<(), InboundError> {
         for (at, run) in runs.iter().enumerate() {
             let not_attached = broky_replication::AcceptError::NotAttached { asked: run.leader_epoch };
             let accepted = match self.replica_mut(run.vbucket) {
-                Some(replica) if is_following(replica.role(), leader) => {
-                    replica.accept(run.leader_epoch, run.first, u64::from(run.count), run.epoch)
-                }
-                Some(_) | None => Err(not_attached),
+                Some(replica) => replica.accept(run.leader_epoch, run.first, u64::from(run.count), run.epoch),
+                None => Err(not_attached),
             };
             if let Err(source) = accepted {
                 for accepted in runs.iter().take(at).rev() {
@@ -267,7 +308,7 @@ impl Shard {
     /// Notes whose messages they are, so that a retry is recognised should this node come to lead.
     fn note_producers(
         &mut self,
-        origins: &[ReplicatedOrigin],
+        origins: &[Origin],
         runs: &[ReplicatedRun],
         stored: &Block,
     ) -> Result<(), InboundError> {
@@ -343,6 +384,13 @@ impl Shard {
     }
 }
 
+/// Tells the leader what is not taken, before the frame is acknowledged.
+fn detach(id: InboundId, detached: Detached, out: &mut Outbox) {
+    if !detached.vbuckets.is_empty() {
+        out.to_leaders.push((id, encode_to_leader(to_leader::Frame::Detached(detached)).into()));
+    }
+}
+
 /// Whether a replica takes messages from this leader: news of an earlier one do not count.
 fn is_following(role: &Role, leader: Member) -> bool {
     matches!(role, Role::Follower(following) if following.leader == leader && following.is_attached)
@@ -392,10 +440,15 @@ fn producer_state(known: broky_proto::data_v1::ProducerState) -> Result<Producer
         count: *count,
         offset: Offset(*offset),
     };
+    let rest = known.rest_first.map(|first| Range {
+        first: Sequence(first),
+        is_first_missing: known.is_rest_first_missing,
+        last: Sequence(known.rest_last),
+    });
     Ok(ProducerState {
         id: ProducerId(known.id),
         last: Sequence(known.last),
-        hole: known.hole.map(Sequence),
+        hole: Hole::from_parts(known.missing.into_iter().map(Sequence), rest),
         runs: runs.map(run).collect(),
         has_dropped: known.has_dropped,
         used: Offset(known.used),

@@ -2,7 +2,7 @@
 //!
 //! A follower is out of sync when it has not acknowledged a frame for a second, and at once when nothing listens at its
 //! address any more. Links are pinged, so an idle one tells as well. One verdict per link is for all vbuckets on it. A
-//! follower joins when it holds everything committed and all that the leader began with.
+//! follower joins when it holds everything committed, all that the leader began with, and what is known of producers.
 //!
 //! A leader never proposes an ISR below `min_isr`. Were it to do so it would stand alone and freeze, although the others
 //! may well reach one another: it offers to resign instead, and whoever has died is fenced by the control plane.
@@ -141,7 +141,8 @@ impl Shard {
                 continue;
             }
             still_joining.push(id);
-            if leader.may_join(member, high_watermark) {
+            let is_synced = self.sessions.get(&id).is_some_and(|session| session.is_synced(vbucket));
+            if is_synced && leader.may_join(member, high_watermark) {
                 joins.push(member);
             }
         }

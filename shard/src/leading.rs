@@ -2,7 +2,7 @@
 
 use broky_delivery::Block;
 use broky_proto::data_v1::{
-    Attach, AttachVBucket, Begin, BeginVBucket, Committed, Ping, Replicated, Summary, to_follower, to_leader,
+    Attach, AttachVBucket, Begin, BeginVBucket, Committed, Detached, Ping, Replicated, Summary, to_follower, to_leader,
 };
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, IsrVersion, Lineage, Member, Offset, VBucketId};
@@ -83,6 +83,7 @@ impl Shard {
         match frame {
             to_leader::Frame::Summaries(summaries) => self.handle_summaries(id, summaries.summaries, out),
             to_leader::Frame::Ack(ack) => self.handle_ack(id, ack.seq, out),
+            to_leader::Frame::Detached(detached) => self.handle_detached(id, &detached),
         }
     }
 
@@ -105,6 +106,24 @@ impl Shard {
             self.deliver_committed(out);
         }
         self.catch_up(id, out);
+        Ok(())
+    }
+
+    /// Takes the news that a follower takes nothing of some logs: most likely there is a newer map, which says why. The next
+    /// tick asks anew.
+    fn handle_detached(&mut self, id: SessionId, detached: &Detached) -> Result<(), PeerError> {
+        if detached.vbuckets.len() != detached.epochs.len() {
+            return Err(PeerError::Lengths);
+        }
+        for (number, epoch) in detached.vbuckets.iter().zip(&detached.epochs) {
+            let vbucket = vbucket_of(*number, self.config.vbuckets)?;
+            let is_present = self.replica(vbucket).is_some_and(|replica| replica.epoch().0 == *epoch);
+            if let Some(session) = self.sessions.get_mut(&id).filter(|_| is_present)
+                && session.stage(vbucket) != Stage::Absent
+            {
+                session.set_stage(vbucket, Stage::Asked);
+            }
+        }
         Ok(())
     }
 

@@ -127,8 +127,29 @@ impl Collector {
             push_exception(&mut outcomes, exception);
         }
         push_committed(&mut outcomes, next, self.messages);
-        v1::PushResponse { outcomes, positions: self.positions }
+        let positions = match outcomes.as_slice() {
+            [only] if only.kind() == OutcomeKind::Committed => self.positions,
+            _ => committed_positions(&outcomes, &self.positions),
+        };
+        v1::PushResponse { outcomes, positions }
     }
+}
+
+/// Where committed messages are. What was stored and then lost its leader is not there any more, or not for certain.
+fn committed_positions(outcomes: &[v1::Outcome], positions: &[v1::Position]) -> Vec<v1::Position> {
+    let mut kept = Vec::new();
+    for outcome in outcomes.iter().filter(|outcome| outcome.kind() == OutcomeKind::Committed) {
+        let outcome_end = outcome.first + outcome.count;
+        // Positions are sorted, and do not overlap.
+        let from = positions.partition_point(|position| position.first + position.count <= outcome.first);
+        for position in positions.iter().skip(from).take_while(|position| position.first < outcome_end) {
+            let first = position.first.max(outcome.first);
+            let count = (position.first + position.count).min(outcome_end) - first;
+            let offset = position.offset + u64::from(first - position.first);
+            kept.push(v1::Position { first, count, offset, ..*position });
+        }
+    }
+    kept
 }
 
 fn push_committed(outcomes: &mut Vec<v1::Outcome>, first: u32, end: u32) {
@@ -193,6 +214,17 @@ mod tests {
         assert!(!collector.take(duplicates(&[5, 9])));
         assert!(collector.take(duplicates(&[4])));
         assert_eq!(spans(collector), [(0, 4, false), (4, 2, true), (6, 3, false), (9, 1, true)]);
+    }
+
+    #[test]
+    fn only_what_is_committed_has_a_position() {
+        let kind = ExceptionKind::Unknown { code: ErrorCode::NotLeader, reason: String::new() };
+        let exceptions = vec![Exception { index: 2, kind }];
+        let positions = vec![v1::Position { first: 0, count: 5, offset: 10, ..v1::Position::default() }];
+        let collector = Collector { messages: 5, missing: 0, exceptions, positions };
+        let kept = collector.into_response().positions;
+        let kept: Vec<_> = kept.iter().map(|position| (position.first, position.count, position.offset)).collect();
+        assert_eq!(kept, [(0, 2, 10), (3, 2, 13)]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use broky_proto::frame::PREFIX_LEN;
-use broky_proto::id::{Offset, VBucketCount, VBucketId};
+use broky_proto::id::{Epoch, Offset, VBucketCount, VBucketId};
 use broky_proto::limits::DELIVERY_BYTES_MAX;
 use broky_proto::v1::{self, Acks, ErrorCode};
 use broky_proto::wire::{self, Push, Stored, stored_len_max};
@@ -60,7 +60,7 @@ impl Shard {
         };
         let mut storing = Storing { now_unix_ns, request, push, reply, outcome: PartOutcome::default() };
         let owns_all = self.config.shards == 1;
-        for entry in &push.entries {
+        for (at, entry) in push.entries.iter().enumerate() {
             let vbucket = self.config.vbuckets.vbucket_of(entry.token);
             if owns_all || self.config.owns(vbucket) {
                 let set = self.writers.set_of(vbucket);
@@ -68,13 +68,25 @@ impl Shard {
                     self.flush(out);
                 }
                 storing.outcome.messages += 1;
-                self.store(&mut storing, entry, vbucket, set);
+                match push.epochs.get(at) {
+                    Some(epoch) if !self.leads_in(vbucket, *epoch) => {
+                        self.stats.rejected_messages += 1;
+                        storing.outcome.exceptions.extend(exception(entry.index, Append::NotLeader));
+                    }
+                    Some(_) | None => self.store(&mut storing, entry, vbucket, set),
+                }
             }
         }
         match reply {
             Some(key) => self.replies.settle(key, storing.outcome, &mut out.replies),
             None => out.replies.push(Reply { ticket, outcome: storing.outcome }),
         }
+    }
+
+    /// Whether this shard leads a vbucket in this very epoch.
+    fn leads_in(&self, vbucket: VBucketId, epoch: Epoch) -> bool {
+        let leader = self.replica(vbucket).and_then(Replica::leader);
+        leader.is_some_and(|leader| leader.epoch() == epoch)
     }
 
     /// Makes room for a request in the blocks of all sets it touches.

@@ -6,12 +6,14 @@
 //!
 //! **Invariant:** the messages of one vbucket reach its leaders in the order in which they came here. For otherwise a
 //! producer's later message could be stored before an earlier one, whose retry would then look like a duplicate. So a
-//! vbucket is *pinned* to its target while anything of it is unanswered there, whatever a newer map says; and while
-//! anything of it waits to be sent again, whatever comes later waits behind.
+//! vbucket is *pinned* to its target, and to the epoch in which that leads, while anything of it is unanswered there,
+//! whatever a newer map says; and while anything of it waits to be sent again, whatever comes later waits behind. A
+//! target refuses what was sent for another epoch: else one that has led, does not, and leads again would refuse an
+//! earlier message and take a later one.
 //!
 //! For the same reason a message that was not committed leaves a *hole*: what the same producer pushes behind it into the
-//! same vbucket is refused here until that message comes again. A leader does the same with what it refused itself, but a
-//! new one does not know of it.
+//! same vbucket is refused here until that message comes again, and so is what had come in between and is still on its
+//! way. A leader does the same with what it refused itself, but a new one does not know of it.
 //!
 //! Messages without a producer are not sent twice: where nobody knows whether they were stored, that is their outcome.
 
@@ -19,11 +21,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use broky_proto::id::{Member, ProducerId, Sequence, VBucketCount, VBucketId};
+use broky_proto::id::{Epoch, Member, ProducerId, Sequence, VBucketCount, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_proto::v1::ErrorCode;
 use broky_proto::wire::{Entry, Push};
-use broky_replication::Append;
+use broky_replication::{Append, Hole};
 use broky_ring::map::ClusterMap;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -36,8 +38,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Time before a message that was refused is sent again, unless the map changes before.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Holes remembered.
-const HOLES_MAX: usize = 1 << 16;
+/// Producers and vbuckets remembered of which something is held.
+const HELD_MAX: usize = 1 << 16;
 
 /// Who is to store messages.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -85,17 +87,48 @@ pub struct Routed {
 
 #[derive(Clone, Copy, Default, Debug)]
 struct Lane {
-    /// Where its messages are, while any is unanswered.
-    pinned: Option<Target>,
+    /// Where its messages are, while any is unanswered, and in which epoch they are to be stored.
+    pinned: Option<(Target, Epoch)>,
     unanswered: u32,
     /// Messages that wait to be sent again.
     waiting: u32,
+}
+
+/// What a producer must not push into a vbucket.
+#[derive(Clone, Default, Debug)]
+struct Held {
+    /// What was not committed and has not come again.
+    hole: Option<Hole>,
+    /// It has come again, by this arrival: nothing beyond of what came before that.
+    fence: Option<(Sequence, u64)>,
+}
+
+impl Held {
+    /// A message is on its way again, or committed.
+    fn pass(&mut self, sequence: Sequence, arrival: u64) {
+        if let Some(hole) = self.hole.take_if(|hole| hole.first().is_some_and(|first| first <= sequence)) {
+            self.hole = hole.behind(sequence);
+            let (fenced, until) = self.fence.unwrap_or((sequence, arrival));
+            self.fence = Some((fenced.min(sequence), until.max(arrival)));
+        }
+    }
+
+    /// Whether a message may go on.
+    fn admits(&mut self, sequence: Sequence, arrival: u64) -> bool {
+        if self.hole.as_ref().is_some_and(|hole| !hole.admits(sequence)) {
+            return false;
+        }
+        self.pass(sequence, arrival);
+        !self.fence.is_some_and(|(fenced, until)| arrival < until && fenced < sequence)
+    }
 }
 
 /// Messages on their way, or waiting.
 #[derive(Clone, Debug)]
 struct Batch {
     request: u64,
+    /// Requests are numbered as they come.
+    arrival: u64,
     bytes: Bytes,
     push: Arc<Push>,
     deadline: Timestamp,
@@ -109,13 +142,13 @@ pub struct Router {
     me: Member,
     shards: u16,
     vbuckets: VBucketCount,
-    /// Per vbucket: who leads it.
-    leaders: Vec<Option<Target>>,
+    /// Per vbucket: who leads it, in which epoch.
+    leaders: Vec<Option<(Target, Epoch)>>,
     lanes: Vec<Lane>,
     unanswered: BTreeMap<PartId, (Target, Batch)>,
     waiting: VecDeque<Batch>,
-    /// The lowest sequence of a producer in a vbucket that was not committed and has not come again.
-    holes: FxHashMap<(ProducerId, VBucketId), Sequence>,
+    held: FxHashMap<(ProducerId, VBucketId), Held>,
+    arrivals: u64,
     resend_at: Timestamp,
     next: u64,
 }
@@ -132,7 +165,8 @@ impl Router {
             lanes: vec![Lane::default(); vbuckets.len()],
             unanswered: BTreeMap::new(),
             waiting: VecDeque::new(),
-            holes: FxHashMap::default(),
+            held: FxHashMap::default(),
+            arrivals: 0,
             resend_at: Timestamp::default(),
             next: 0,
         }
@@ -141,21 +175,26 @@ impl Router {
     /// Takes a newer map, and sends on what waits for a leader.
     pub fn handle_map(&mut self, now: Timestamp, map: &ClusterMap, out: &mut Routed) {
         for ((id, vbucket), leader) in map.vbuckets().zip(&mut self.leaders) {
-            *leader = vbucket.leader.map(|leader| match leader == self.me {
+            let target = |leader| match leader == self.me {
                 true => Target::Shard(ShardId(id.0 % self.shards)),
                 false => Target::Node(leader),
-            });
+            };
+            *leader = vbucket.leader.map(|leader| (target(leader), vbucket.epoch));
         }
         self.resend_at = now;
         self.handle_timeout(now, out);
     }
 
     /// Routes a scanned request, which the caller calls `request`.
-    pub fn push(&mut self, now: Timestamp, request: u64, bytes: Bytes, mut push: Push, out: &mut Routed) {
-        if !self.holes.is_empty() && push.producer.0 != 0 {
-            self.refuse_behind_holes(request, &mut push, out);
+    pub fn push(&mut self, now: Timestamp, request: u64, bytes: Bytes, push: Push, out: &mut Routed) {
+        if self.unanswered.is_empty() && self.waiting.is_empty() {
+            // Nothing is on its way that a fence could be for.
+            self.held.retain(|_, held| held.hole.is_some());
         }
-        let batch = Batch { request, bytes, push: Arc::new(push), deadline: now.plus(DEADLINE), is_in_doubt: false };
+        self.arrivals += 1;
+        let (arrival, push, deadline) = (self.arrivals, Arc::new(push), now.plus(DEADLINE));
+        let batch = Batch { request, arrival, bytes, push, deadline, is_in_doubt: false };
+        let batch = self.refuse_behind_holes(batch, out);
         let rest = self.dispatch(&batch, out, |router, vbucket| {
             let lane = router.lane(vbucket);
             match lane.pinned {
@@ -173,13 +212,18 @@ impl Router {
     pub fn handle_outcome(&mut self, now: Timestamp, id: PartId, outcome: PartOutcome, out: &mut Routed) {
         let Some((_, batch)) = self.unanswered.remove(&id) else { return };
         self.answered(&batch);
-        let (misdirected, rest): (Vec<Exception>, Vec<Exception>) =
+        let (misdirected, mut rest): (Vec<Exception>, Vec<Exception>) =
             outcome.exceptions.into_iter().partition(|exception| is_misdirected(&exception.kind));
+        if batch.is_in_doubt {
+            // An earlier attempt may have stored what this one refuses.
+            rest.iter_mut().for_each(doubt);
+        }
         let mut again = misdirected.iter().map(|exception| exception.index).peekable();
         let is_again = |entry: &&Entry| again.next_if(|index| *index == entry.index).is_some();
         let entries: Vec<Entry> = batch.push.entries.iter().filter(is_again).copied().collect();
         let messages = len(&batch) - u32::try_from(entries.len()).unwrap_or_default();
         if messages > 0 {
+            self.close_holes(&batch, &misdirected, &rest);
             self.note_holes(&batch, &rest);
             let outcome = PartOutcome { messages, exceptions: rest, positions: outcome.positions };
             out.told.push(Told { request: batch.request, outcome });
@@ -188,7 +232,7 @@ impl Router {
             return;
         }
         self.resend_at = self.resend_at.max(now.plus(PAUSE));
-        self.wait(with_entries(&batch, entries));
+        self.wait(with_entries(&batch, entries, Vec::new()));
         self.handle_timeout(now, out);
     }
 
@@ -220,8 +264,7 @@ impl Router {
         // now: what comes later may follow to the same leader.
         let mut held = vec![false; self.vbuckets.len()];
         let mut begun = vec![false; self.vbuckets.len()];
-        for _ in 0..self.waiting.len() {
-            let Some(batch) = self.waiting.pop_front() else { break };
+        for batch in std::mem::take(&mut self.waiting) {
             self.no_longer_waiting(&batch);
             if now >= batch.deadline {
                 let told = end(&batch, batch.is_in_doubt, "no leader took the message in time");
@@ -229,6 +272,8 @@ impl Router {
                 out.told.push(told);
                 continue;
             }
+            // What was refused since, elsewhere, goes first.
+            let batch = self.refuse_behind_holes(batch, out);
             let rest = self.dispatch(&batch, out, |router, vbucket| {
                 let at = usize::from(vbucket.0);
                 let (is_held, has_begun) = (held.get(at) == Some(&true), begun.get(at) == Some(&true));
@@ -268,27 +313,35 @@ impl Router {
         self.waiting.iter().map(|batch| batch.push.entries.len()).sum()
     }
 
-    /// Takes out of a request what lies behind a message that was not committed.
-    fn refuse_behind_holes(&mut self, request: u64, push: &mut Push, out: &mut Routed) {
-        let mut exceptions = Vec::new();
-        let (producer, first, vbuckets, holes) = (push.producer, push.sequence, self.vbuckets, &mut self.holes);
-        push.entries.retain(|entry| {
-            let place = (producer, vbuckets.vbucket_of(entry.token));
-            let sequence = first.plus(u64::from(entry.index));
-            match holes.get(&place) {
-                Some(hole) if sequence > *hole => {
-                    exceptions.extend(exception(entry.index, Append::OutOfSequence));
-                    return false;
-                }
-                Some(hole) if sequence == *hole => drop(holes.remove(&place)),
-                Some(_) | None => {}
-            }
-            true
-        });
-        if !exceptions.is_empty() {
-            let messages = u32::try_from(exceptions.len()).unwrap_or(u32::MAX);
-            out.told.push(Told { request, outcome: PartOutcome { messages, exceptions, positions: Vec::new() } });
+    /// Takes out of a batch what lies behind a message that was not committed.
+    fn refuse_behind_holes(&mut self, batch: Batch, out: &mut Routed) -> Batch {
+        if self.held.is_empty() || batch.push.producer.0 == 0 {
+            return batch;
         }
+        let mut exceptions = Vec::new();
+        let mut entries = batch.push.entries.clone();
+        let (vbuckets, held) = (self.vbuckets, &mut self.held);
+        entries.retain(|entry| {
+            let place = (batch.push.producer, vbuckets.vbucket_of(entry.token));
+            let sequence = batch.push.sequence.plus(u64::from(entry.index));
+            let is_admitted = held.get_mut(&place).is_none_or(|held| held.admits(sequence, batch.arrival));
+            if !is_admitted {
+                exceptions.extend(exception(entry.index, Append::OutOfSequence));
+            }
+            is_admitted
+        });
+        if exceptions.is_empty() {
+            return batch;
+        }
+        if batch.is_in_doubt {
+            exceptions.iter_mut().for_each(doubt);
+        }
+        // What is refused for a fence has to come again as well, before anything behind it.
+        self.note_holes(&batch, &exceptions);
+        let messages = u32::try_from(exceptions.len()).unwrap_or(u32::MAX);
+        let outcome = PartOutcome { messages, exceptions, positions: Vec::new() };
+        out.told.push(Told { request: batch.request, outcome });
+        with_entries(&batch, entries, Vec::new())
     }
 
     /// Notes which messages of a batch were not committed and may come again.
@@ -303,14 +356,31 @@ impl Router {
                 ExceptionKind::Rejected { code, .. } | ExceptionKind::Unknown { code, .. } => code.is_retryable(),
             };
             let Some(entry) = entries.find(|entry| entry.index == *index).filter(|_| may_come_again) else { continue };
-            if self.holes.len() >= HOLES_MAX {
+            if self.held.len() >= HELD_MAX {
                 // Whoever has left so many has gone long since.
-                self.holes.clear();
+                self.held.clear();
             }
             let sequence = batch.push.sequence.plus(u64::from(*index));
             let place = (batch.push.producer, self.vbuckets.vbucket_of(entry.token));
-            let hole = self.holes.entry(place).or_insert(sequence);
-            *hole = sequence.min(*hole);
+            let held = self.held.entry(place).or_default();
+            held.hole.get_or_insert_with(|| Hole::new(sequence)).add(sequence);
+        }
+    }
+
+    /// Closes the holes that are committed now: what was refused before had been pushed again by then.
+    fn close_holes(&mut self, batch: &Batch, misdirected: &[Exception], rest: &[Exception]) {
+        if self.held.is_empty() || batch.push.producer.0 == 0 {
+            return;
+        }
+        let is_told = |exception: &&Exception| !matches!(exception.kind, ExceptionKind::Duplicate);
+        let mut left_out: Vec<u32> =
+            misdirected.iter().chain(rest.iter().filter(is_told)).map(|one| one.index).collect();
+        left_out.sort_unstable();
+        for entry in batch.push.entries.iter().filter(|entry| left_out.binary_search(&entry.index).is_err()) {
+            let place = (batch.push.producer, self.vbuckets.vbucket_of(entry.token));
+            if let Some(held) = self.held.get_mut(&place) {
+                held.pass(batch.push.sequence.plus(u64::from(entry.index)), batch.arrival);
+            }
         }
     }
 
@@ -319,9 +389,9 @@ impl Router {
         &mut self,
         batch: &Batch,
         out: &mut Routed,
-        mut target_of: impl FnMut(&Self, VBucketId) -> Option<Target>,
+        mut target_of: impl FnMut(&Self, VBucketId) -> Option<(Target, Epoch)>,
     ) -> Option<Batch> {
-        let mut groups: Vec<(Option<Target>, Vec<Entry>)> = Vec::new();
+        let mut groups: Vec<(Option<Target>, Vec<Entry>, Vec<Epoch>)> = Vec::new();
         for entry in &batch.push.entries {
             let vbucket = self.vbuckets.vbucket_of(entry.token);
             let target = target_of(self, vbucket);
@@ -329,14 +399,19 @@ impl Router {
                 lane.pinned = Some(to);
                 lane.unanswered += 1;
             }
-            match groups.iter_mut().find(|(known, _)| *known == target) {
-                Some((_, entries)) => entries.push(*entry),
-                None => groups.push((target, vec![*entry])),
+            let (to, epoch) = target.unzip();
+            let at = groups.iter().position(|(known, ..)| *known == to).unwrap_or(groups.len());
+            if at == groups.len() {
+                groups.push((to, Vec::new(), Vec::new()));
+            }
+            if let Some((_, entries, epochs)) = groups.get_mut(at) {
+                entries.push(*entry);
+                epochs.extend(epoch);
             }
         }
         let mut rest = None;
-        for (target, entries) in groups {
-            let part = with_entries(batch, entries);
+        for (target, entries, epochs) in groups {
+            let part = with_entries(batch, entries, epochs);
             let Some(to) = target else {
                 rest = Some(part);
                 continue;
@@ -372,7 +447,9 @@ impl Router {
                 lane.waiting += 1;
             }
         }
-        self.waiting.push_back(batch);
+        // What came first goes first, also when it comes back later.
+        let at = self.waiting.partition_point(|other| other.arrival <= batch.arrival);
+        self.waiting.insert(at, batch);
     }
 
     fn no_longer_waiting(&mut self, batch: &Batch) {
@@ -389,19 +466,24 @@ fn len(batch: &Batch) -> u32 {
     u32::try_from(batch.push.entries.len()).unwrap_or(u32::MAX)
 }
 
-/// The same request, with these of its messages.
-fn with_entries(batch: &Batch, entries: Vec<Entry>) -> Batch {
-    if entries.len() == batch.push.entries.len() && batch.push.rejected.is_empty() {
-        return batch.clone();
-    }
+/// The same request, with these of its messages, to be stored in these epochs.
+fn with_entries(batch: &Batch, entries: Vec<Entry>, epochs: Vec<Epoch>) -> Batch {
     let Push { acks, producer, sequence, want_positions, .. } = *batch.push;
-    let push = Push { entries, rejected: Vec::new(), acks, producer, sequence, want_positions };
+    let push = Push { entries, epochs, rejected: Vec::new(), acks, producer, sequence, want_positions };
     Batch { push: Arc::new(push), bytes: batch.bytes.clone(), ..*batch }
 }
 
 /// Whether a message was refused because its target does not lead its vbucket: it certainly was not stored.
 fn is_misdirected(kind: &ExceptionKind) -> bool {
     matches!(kind, ExceptionKind::Rejected { code: ErrorCode::NotLeader | ErrorCode::ShuttingDown, .. })
+}
+
+/// Takes back the certainty that a message was not stored.
+fn doubt(exception: &mut Exception) {
+    if let ExceptionKind::Rejected { code, reason } = &mut exception.kind {
+        let (code, reason) = (*code, std::mem::take(reason));
+        exception.kind = ExceptionKind::Unknown { code, reason };
+    }
 }
 
 /// The outcome of messages that are sent no more.

@@ -35,6 +35,8 @@ pub(crate) enum Stage {
     Live {
         /// The frame that attached it.
         begun: u64,
+        /// The frame that brought it what is known of producers.
+        synced: u64,
     },
 }
 
@@ -42,7 +44,7 @@ impl Stage {
     fn begun(self) -> Option<u64> {
         match self {
             Self::Absent | Self::Asked => None,
-            Self::Behind { begun, .. } | Self::Live { begun } => Some(begun),
+            Self::Behind { begun, .. } | Self::Live { begun, .. } => Some(begun),
         }
     }
 
@@ -99,6 +101,7 @@ pub(crate) struct Session {
     /// Vbuckets that are neither absent nor live.
     unsettled: usize,
     next_seq: u64,
+    acknowledged: u64,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
     catch_up_bytes: usize,
@@ -119,6 +122,7 @@ impl Session {
             unsettled: 0,
             // The follower's "nothing yet" is 0.
             next_seq: 1,
+            acknowledged: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             catch_up_bytes: 0,
@@ -140,6 +144,17 @@ impl Session {
             let before = std::mem::replace(place, stage);
             self.unsettled = self.unsettled + usize::from(is_unsettled(stage)) - usize::from(is_unsettled(before));
         }
+    }
+
+    /// Whether the follower has what is known of a vbucket's producers: without it a retry would be stored twice, should
+    /// it come to lead.
+    pub(crate) fn is_synced(&self, vbucket: VBucketId) -> bool {
+        matches!(self.stage(vbucket), Stage::Live { synced, .. } if synced <= self.acknowledged)
+    }
+
+    /// The number of the next frame.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq
     }
 
     /// Whether every vbucket that the follower holds and this shard leads is live.
@@ -169,6 +184,7 @@ impl Session {
         if seq >= self.next_seq {
             return false;
         }
+        self.acknowledged = self.acknowledged.max(seq);
         while self.in_flight.front().is_some_and(|frame| frame.seq <= seq) {
             let Some(frame) = self.in_flight.pop_front() else { break };
             self.in_flight_bytes -= frame.bytes;

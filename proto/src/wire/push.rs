@@ -2,7 +2,7 @@
 
 use super::message::{Fields, Span};
 use super::reader::{FIXED64, LEN, Reader, VARINT, WireError, expect_type};
-use crate::id::{ProducerId, Sequence, Token};
+use crate::id::{Epoch, ProducerId, Sequence, Token};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, KEY_BYTES_MAX};
 use crate::v1::{Acks, ErrorCode};
 
@@ -37,6 +37,8 @@ pub struct Rejected {
 pub struct Push {
     /// Messages that can be stored.
     pub entries: Vec<Entry>,
+    /// Where the request was routed by: for each entry, the epoch in which its vbucket's leader is to store it. Empty: any.
+    pub epochs: Vec<Epoch>,
     /// Messages that cannot.
     pub rejected: Vec<Rejected>,
     /// When to answer.
