@@ -10,6 +10,7 @@
 mod guard;
 mod log;
 mod machine;
+mod memory;
 #[cfg(test)]
 mod suite;
 
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use broky_proto::id::ClusterId;
-use redb::backends::InMemoryBackend;
+
 use redb::{Builder, Database, Durability, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -109,7 +110,7 @@ impl Store {
         let path = directory.map(|directory| directory.join(file_name(header.group)));
         let database = match &path {
             Some(path) => builder().create(path).map_err(|error| opening(path, error))?,
-            None => builder().create_with_backend(InMemoryBackend::new())?,
+            None => builder().create_with_backend(memory::MemoryBackend::default())?,
         };
         let store = Self { database: Arc::new(database), path: path.map(Into::into) };
         let header = seal(header);
