@@ -10,7 +10,8 @@
 //! one vbucket are not contiguous, because the producer's other messages went elsewhere.
 //!
 //! Bounds: [`PRODUCERS_MAX`] producers; the one unused for longest gives way, and so it does when the caller needs the
-//! memory ([`Dedup::forget_oldest`]). [`RUNS_MAX`] runs of each. Of what was forgotten nothing is claimed: a sequence
+//! memory ([`Dedup::forget_oldest`]). [`RUNS_MAX`] runs of each, and those that are not committed, which are as many as
+//! the blocks in flight hold. Of what was forgotten nothing is claimed: a sequence
 //! below everything that is known of a producer is a duplicate only if its run was dropped, and neither a duplicate nor
 //! certainly new if a producer was forgotten whole.
 
@@ -115,9 +116,9 @@ impl Dedup {
         known.find(sequence, self.has_forgotten)
     }
 
-    /// Notes that a message was stored at `offset`.
+    /// Notes that a message was stored at `offset`, while everything below `committed` is committed.
     #[inline]
-    pub fn stored(&mut self, producer: ProducerId, sequence: Sequence, offset: Offset) {
+    pub fn stored(&mut self, producer: ProducerId, sequence: Sequence, offset: Offset, committed: Offset) {
         let known = self.entry(producer, offset);
         known.used = offset;
         known.last = known.last.max(sequence);
@@ -127,10 +128,7 @@ impl Dedup {
         match known.runs.back_mut() {
             Some(run) if run.end() == sequence && run.offset.plus(run.count) == offset => run.count += 1,
             _ => {
-                if known.runs.len() == RUNS_MAX {
-                    known.runs.pop_front();
-                    known.has_dropped = true;
-                }
+                known.drop_oldest(committed);
                 known.runs.push_back(SequenceRun { first: sequence, count: 1, offset });
             }
         }
@@ -152,9 +150,9 @@ impl Dedup {
     }
 
     /// Notes that a run of messages was stored, as [`Dedup::stored`] does for each.
-    pub fn stored_run(&mut self, producer: ProducerId, run: SequenceRun) {
+    pub fn stored_run(&mut self, producer: ProducerId, run: SequenceRun, committed: Offset) {
         let Some(last) = run.count.checked_sub(1) else { return };
-        self.stored(producer, run.first, run.offset);
+        self.stored(producer, run.first, run.offset, committed);
         if last > 0
             && let Some(known) = self.producers.get_mut(&producer)
             && let Some(newest) = known.runs.back_mut()
@@ -195,8 +193,8 @@ impl Dedup {
         self.has_forgotten
     }
 
-    /// Takes over what another replica knows, in place of what is known here. More than [`PRODUCERS_MAX`] producers, or
-    /// more runs of one than are kept, are cut to the latest.
+    /// Takes over what another replica knows, in place of what is known here. More than [`PRODUCERS_MAX`] producers are cut
+    /// to the latest.
     ///
     /// What was refused here and is not behind what the other has stored stays refused: should this replica lead again,
     /// messages may be on their way to it that were sent before their producer heard of the refusal.
@@ -205,10 +203,8 @@ impl Dedup {
         states.sort_unstable_by_key(|known| std::cmp::Reverse((known.used, known.id)));
         states.truncate(PRODUCERS_MAX);
         let producer = |known: ProducerState| {
-            let skip = known.runs.len().saturating_sub(RUNS_MAX);
-            let runs = known.runs.into_iter().skip(skip).collect();
-            let has_dropped = known.has_dropped || skip > 0;
-            (known.id, Producer { last: known.last, hole: known.hole, runs, has_dropped, used: known.used })
+            let ProducerState { id, last, hole, runs, has_dropped, used } = known;
+            (id, Producer { last, hole, runs: runs.into(), has_dropped, used })
         };
         let before = std::mem::replace(&mut self.producers, states.into_iter().map(producer).collect());
         // Holes are few, and only their owners' entries are touched, so the map's order does not matter.
@@ -258,6 +254,16 @@ impl Dedup {
 }
 
 impl Producer {
+    /// Makes room for a run. Those that are not committed stay, and one that is: a truncation takes back the others, and
+    /// then this one tells a retry of what is committed from a new message.
+    fn drop_oldest(&mut self, committed: Offset) {
+        let is_committed = |run: &SequenceRun| run.offset_end() <= committed;
+        while self.runs.len() >= RUNS_MAX && self.runs.get(1).is_some_and(is_committed) {
+            self.runs.pop_front();
+            self.has_dropped = true;
+        }
+    }
+
     /// Forgets what was stored from `log_end` on. Returns whether anything is known still.
     fn truncate(&mut self, log_end: Offset) -> bool {
         let is_cut = self.runs.back().is_some_and(|run| run.offset_end() > log_end);
@@ -300,12 +306,14 @@ mod tests {
     use super::*;
 
     const P: ProducerId = ProducerId(1);
+    /// Everything is committed.
+    const ALL: Offset = Offset(u64::MAX);
 
     fn with(sequences: &[u64]) -> Dedup {
         let mut dedup = Dedup::default();
         for (offset, sequence) in sequences.iter().enumerate() {
             assert_eq!(dedup.check(P, Sequence(*sequence)), Verdict::New);
-            dedup.stored(P, Sequence(*sequence), Offset(offset as u64));
+            dedup.stored(P, Sequence(*sequence), Offset(offset as u64), ALL);
         }
         dedup
     }
@@ -335,7 +343,7 @@ mod tests {
         dedup.refused(P, Sequence(4), Offset(2));
         assert_eq!(dedup.check(P, Sequence(5)), Verdict::OutOfSequence);
         assert_eq!(dedup.check(P, Sequence(4)), Verdict::New);
-        dedup.stored(P, Sequence(4), Offset(2));
+        dedup.stored(P, Sequence(4), Offset(2), ALL);
         assert_eq!(dedup.check(P, Sequence(5)), Verdict::New);
     }
 
@@ -351,7 +359,7 @@ mod tests {
         let mut dedup = Dedup::default();
         let max = PRODUCERS_MAX as u64;
         for n in 0..=max {
-            dedup.stored(ProducerId(n + 1), Sequence(1), Offset(n));
+            dedup.stored(ProducerId(n + 1), Sequence(1), Offset(n), ALL);
         }
         assert_eq!(dedup.len(), PRODUCERS_MAX);
         assert_eq!(dedup.check(ProducerId(1), Sequence(1)), Verdict::New);
@@ -372,10 +380,22 @@ mod tests {
     }
 
     #[test]
+    fn committed_messages_outlive_a_truncation_of_many_runs() {
+        let mut dedup = Dedup::default();
+        for n in 0..40 {
+            dedup.stored(P, Sequence(2 + 2 * n), Offset(n), Offset(10));
+        }
+        dedup.truncate(Offset(10));
+        assert_eq!(dedup.check(P, Sequence(20)), Verdict::Duplicate(Some(Offset(9))));
+        assert_eq!(dedup.check(P, Sequence(2)), Verdict::Duplicate(None));
+        assert_eq!(dedup.check(P, Sequence(22)), Verdict::New);
+    }
+
+    #[test]
     fn run_is_as_good_as_its_messages() {
         let mut dedup = with(&[1, 2]);
-        dedup.stored_run(P, SequenceRun { first: Sequence(3), count: 3, offset: Offset(2) });
-        dedup.stored_run(P, SequenceRun { first: Sequence(9), count: 1, offset: Offset(5) });
+        dedup.stored_run(P, SequenceRun { first: Sequence(3), count: 3, offset: Offset(2) }, ALL);
+        dedup.stored_run(P, SequenceRun { first: Sequence(9), count: 1, offset: Offset(5) }, ALL);
         assert_eq!(dedup.snapshot(), with(&[1, 2, 3, 4, 5, 9]).snapshot());
     }
 
@@ -383,7 +403,7 @@ mod tests {
     fn snapshot_restores_everything() {
         let mut dedup = with(&[1, 2, 3, 7, 8]);
         dedup.refused(P, Sequence(9), Offset(5));
-        dedup.stored(ProducerId(2), Sequence(4), Offset(5));
+        dedup.stored(ProducerId(2), Sequence(4), Offset(5), ALL);
         let mut other = with(&[1]);
         other.restore(dedup.snapshot(), dedup.has_forgotten());
         assert_eq!(other.snapshot(), dedup.snapshot());
@@ -412,7 +432,7 @@ mod tests {
         dedup.refused(P, Sequence(5), Offset(1));
         assert!(dedup.forget_oldest());
         assert_eq!(dedup.check(P, Sequence(6)), Verdict::New);
-        dedup.stored(P, Sequence(6), Offset(1));
+        dedup.stored(P, Sequence(6), Offset(1), ALL);
         assert_eq!(dedup.check(P, Sequence(5)), Verdict::Forgotten, "it was refused");
         assert_eq!(dedup.check(P, Sequence(4)), Verdict::Forgotten, "it was stored");
         assert!(dedup.forget_oldest());

@@ -188,7 +188,7 @@ impl Replica {
 
     /// Notes on a follower that a producer's messages are among those accepted.
     pub fn note_producer(&mut self, producer: ProducerId, run: SequenceRun) {
-        self.dedup.stored_run(producer, run);
+        self.dedup.stored_run(producer, run, self.log.high_watermark());
     }
 
     /// Takes over what the leader knows of producers.
@@ -236,7 +236,7 @@ impl Replica {
         }
         let offset = self.log.extend(1);
         if let Some((id, sequence)) = producer {
-            self.dedup.stored(id, sequence, offset);
+            self.dedup.stored(id, sequence, offset, self.log.high_watermark());
         }
         Append::Stored(offset)
     }
