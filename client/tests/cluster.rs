@@ -219,6 +219,23 @@ async fn silent_node_is_left_for_one_that_forwards() {
 }
 
 #[tokio::test]
+async fn silent_node_that_leads_nothing_any_more_is_left_at_once() {
+    let (brokers, client) = start(3).await;
+    let mut pusher = Pusher::new(&client, ProducerOptions { silence_timeout: Duration::from_secs(600), ..eager() });
+    for silent in [1, 2] {
+        pusher.push(100).await;
+        in_time(pusher.producer.flush()).await;
+        brokers[silent].pause(true);
+        pusher.push(100).await;
+        brokers[0].lead([0; 4].map(Some));
+        in_time(pusher.producer.flush()).await;
+        brokers[silent].pause(false);
+        brokers[0].lead([0, 1, 2, 2].map(Some));
+    }
+    pusher.check(&brokers[0]).await;
+}
+
+#[tokio::test]
 async fn address_that_leads_nowhere_does_no_harm() {
     let brokers = Broker::start_cluster(2).await;
     brokers[0].lock().nodes[1] = "no.such.host.invalid:7400".to_owned();

@@ -143,7 +143,10 @@ impl Driver {
     async fn connect(&mut self, avoid: Option<&str>) -> Option<(Connection, Lease)> {
         let pool = Arc::clone(&self.pool);
         loop {
-            if let Some(found) = self.found.take().filter(Connection::is_usable) {
+            let is_wanted = |found: &Connection| {
+                found.is_usable() && avoid != Some(&**found.address()) && pool.is_trusted(found.address())
+            };
+            if let Some(found) = self.found.take().filter(is_wanted) {
                 let lease = found.lease();
                 return Some((found, lease));
             }

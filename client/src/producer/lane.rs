@@ -18,6 +18,10 @@ use crate::transport::Outgoing;
 /// How long a lane that is one of several is kept without a message.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a node that leads nothing any more may owe an answer: it is dead as a rule, or cut off from the others, and
+/// has nothing to wait for if it is not.
+const DESERTED_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// A lane, in the hands of its driver.
 pub(super) struct Lane {
     pub(super) lanes: Arc<Lanes>,
@@ -135,7 +139,10 @@ impl Lane {
             let is_owed = state.router.act(self.slot, |window| window.handle_timeout(now, &reason));
             state.router.handle_timeout(now);
             state.router.settle_changeover();
-            let silence_timeout = self.lanes.silence_timeout;
+            let patience = match state.router.is_deserted(self.slot) {
+                true => DESERTED_TIMEOUT.min(self.lanes.silence_timeout),
+                false => self.lanes.silence_timeout,
+            };
             let is_over = state.router.is_over(self.slot);
             let is_spare = state.router.is_spare(self.slot);
             let window = state.router.window(self.slot);
@@ -144,8 +151,8 @@ impl Lane {
             port.last_error = reason;
             let tick = if is_owed {
                 Tick::Leave("no answer within the delivery timeout".to_owned())
-            } else if is_awaiting && now.duration_since(port.heard) > silence_timeout {
-                Tick::Leave(format!("no answer within {silence_timeout:?}"))
+            } else if is_awaiting && now.duration_since(port.heard) > patience {
+                Tick::Leave(format!("no answer within {patience:?}"))
             } else if !is_empty {
                 Tick::Busy
             } else {

@@ -225,6 +225,12 @@ impl Router {
         self.lane(slot).target.clone().filter(|_| self.routes.is_some())
     }
 
+    /// Whether the node that a lane's stream leads to leads no vbucket any more, by the newest map.
+    pub(crate) fn is_deserted(&self, slot: Slot) -> bool {
+        let (Some(routes), Some(connected)) = (&self.routes, &self.lane(slot).connected) else { return false };
+        !routes.ways.is_empty() && !routes.ways.iter().any(|way| way.address == *connected)
+    }
+
     /// Lets every open batch go at the next opportunity. Returns the marks at which everything pushed so far is settled.
     pub(crate) fn hurry(&mut self) -> Vec<Mark> {
         let live: Vec<Slot> = self.live().collect();
