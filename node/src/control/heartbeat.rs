@@ -32,6 +32,16 @@ struct Seen {
     answered: Instant,
 }
 
+/// A peer that could not be reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unreachable {
+    how: How,
+    /// When it was last heard, or was found to refuse.
+    since: Instant,
+    /// When that was noticed.
+    noted: Instant,
+}
+
 /// Sends heartbeats for ever.
 pub(super) async fn keep_beating(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(timing::HEARTBEAT);
@@ -86,7 +96,7 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
 async fn beat(shared: &Arc<Shared>, me: Member, leader: &Peer) -> Result<(), CallError> {
     let unreachable = lock(&shared.unreachable).clone();
     let reported = |which: How| {
-        let fresh = unreachable.iter().filter(|(_, (how, at))| *how == which && at.elapsed() < REPORT);
+        let fresh = unreachable.iter().filter(|(_, report)| report.how == which && report.noted.elapsed() < REPORT);
         fresh.map(|(member, _)| pb_member(*member)).collect()
     };
     let MapVersion(map_version) = shared.map().version();
@@ -116,8 +126,9 @@ impl Shared {
     /// Notes that a peer cannot be reached, and tells the leader at once.
     pub(super) fn report_unreachable(&self, member: Member, how: How) {
         let mut unreachable = lock(&self.unreachable);
-        unreachable.retain(|_, (_, at)| at.elapsed() < REPORT);
-        unreachable.insert(member, (how, Instant::now()));
+        unreachable.retain(|_, report| report.noted.elapsed() < REPORT);
+        let now = Instant::now();
+        unreachable.insert(member, Unreachable { how, since: now, noted: now });
         drop(unreachable);
         // Should this process lead, it is told like anybody else. Nobody listens when the node ends.
         let _ = self.suspicions.send(Suspicion { member, how, by: self.me() });
@@ -126,10 +137,10 @@ impl Shared {
 
     /// Has the leader before this one looked at, if it was lost and not merely replaced.
     pub(super) fn suspect_old_leader(&self) {
-        for (member, (how, at)) in lock(&self.unreachable).clone() {
+        for (member, Unreachable { how, since, .. }) in lock(&self.unreachable).clone() {
             match how {
                 How::Refused => drop(self.suspicions.send(Suspicion { member, how, by: None })),
-                How::Silent => self.unheard_of(member, at),
+                How::Silent => self.unheard_of(member, since),
             }
         }
     }
@@ -138,7 +149,7 @@ impl Shared {
 /// Begins elections until there is another leader, if the other voters agree that this one is gone.
 async fn replace_leader(shared: &Arc<Shared>, group: &Arc<Group>, old: RaftId, peer: &Peer, how: How, since: Instant) {
     let Some((member, _)) = shared.node_called(&peer.name) else { return };
-    lock(&shared.unreachable).insert(member, (how, since));
+    lock(&shared.unreachable).insert(member, Unreachable { how, since, noted: Instant::now() });
     let voters = group.voters();
     if !voters.contains(&group.raft_id) || !is_agreed(shared, group, &voters, old, member, peer).await {
         return;

@@ -18,8 +18,9 @@ use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::detector::{Heard, How, Suspicion};
+use super::detector::{Heard, Suspicion};
 use super::group::Group;
+use super::heartbeat::Unreachable;
 use super::links::Links;
 use super::timing;
 use crate::peer::{Gate, PeerStats};
@@ -121,7 +122,7 @@ pub(crate) struct Shared {
     pub(super) directory: Mutex<Option<File>>,
     pub(super) links: Links,
     pub(super) heard: Mutex<Heard>,
-    pub(super) unreachable: Mutex<BTreeMap<Member, (How, Instant)>>,
+    pub(super) unreachable: Mutex<BTreeMap<Member, Unreachable>>,
     pub(super) suspicions: mpsc::UnboundedSender<Suspicion>,
     /// Wakes the search for a cluster.
     pub(super) seek: Notify,
