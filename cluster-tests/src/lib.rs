@@ -9,12 +9,15 @@
 #![deny(missing_docs)]
 #![expect(clippy::unwrap_used, reason = "for tests: a failure here fails the test")]
 
+pub mod error;
 pub mod grpc;
 pub mod http;
 pub mod ledger;
 pub mod metrics;
 pub mod node;
+pub mod observer;
 pub mod relay;
+pub mod supervisor;
 pub mod wait;
 pub mod wire;
 
