@@ -9,6 +9,7 @@
 #![deny(missing_docs)]
 #![expect(clippy::unwrap_used, reason = "for tests: a failure here fails the test")]
 
+pub mod audit;
 pub mod error;
 pub mod grpc;
 pub mod http;
@@ -16,10 +17,13 @@ pub mod ledger;
 pub mod metrics;
 pub mod node;
 pub mod observer;
+pub mod reader;
 pub mod relay;
+pub mod spans;
 pub mod supervisor;
 pub mod wait;
 pub mod wire;
+pub mod workload;
 
 /// Makes a test of each function: with one worker thread, and with three, where shards have to work together.
 #[macro_export]
