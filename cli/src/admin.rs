@@ -31,7 +31,7 @@ pub(crate) fn post(address: &str, path: &str) -> anyhow::Result<Answer> {
 }
 
 /// One HTTP/1.0 exchange: the connection's end is the body's.
-fn ask(address: &str, method: &str, path: &str) -> anyhow::Result<Answer> {
+pub(crate) fn ask(address: &str, method: &str, path: &str) -> anyhow::Result<Answer> {
     let mut stream = connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;

@@ -206,6 +206,9 @@ pub(crate) struct StatusArgs {
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Only say whether the node is ready, by the exit code too: 0 if so, 1 if not, 69 if none answers.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) ready: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -5,9 +5,9 @@ use std::io::Write as _;
 use anyhow::Context as _;
 use serde::Deserialize;
 
-use crate::admin::get;
+use crate::admin::{ask, get};
 use crate::args::StatusArgs;
-use crate::exit::{IO_ERROR, OrExit as _, UNAVAILABLE};
+use crate::exit::{FAILED, IO_ERROR, OrExit as _, UNAVAILABLE, fail};
 use crate::units::{show_bytes, show_count};
 
 /// What a node says of itself.
@@ -71,6 +71,9 @@ struct Raft {
 
 /// Asks a node how it is, and shows it.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
+    if args.ready {
+        return ready(args);
+    }
     let body = get(&args.admin, "/status")
         .with_context(|| format!("no node answers on {}", args.admin))
         .or_exit(UNAVAILABLE)?;
@@ -83,6 +86,18 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
     };
     // What is left in the buffer would be lost in silence at the end.
     shown.and_then(|()| out.flush()).or_exit(IO_ERROR)
+}
+
+/// Asks a node whether it is ready. Where there is no shell, this is the probe.
+fn ready(args: &StatusArgs) -> anyhow::Result<()> {
+    let no_answer = || format!("no node answers on {}", args.admin);
+    let answer = ask(&args.admin, "GET", "/readyz").with_context(no_answer).or_exit(UNAVAILABLE)?;
+    let words = answer.body.trim();
+    match answer.status {
+        200 => writeln!(std::io::stdout(), "{words}").or_exit(IO_ERROR),
+        503 => Err(fail(FAILED, format!("not ready: {words}"))),
+        status => Err(fail(UNAVAILABLE, format!("{}: status {status}: {words}", no_answer()))),
+    }
 }
 
 fn show(out: &mut impl std::io::Write, status: &Status) -> std::io::Result<()> {

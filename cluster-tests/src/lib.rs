@@ -5,18 +5,31 @@
 //! with bytes put together by hand ([`wire`]). [`relay`] stands between a client and a node that breaks or is replaced,
 //! and [`ledger`] decides whether what a subscriber got is what was pushed. Nothing waits for a time: [`wait`] waits for
 //! conditions.
+//!
+//! The `failover` binary measures real processes: [`supervisor`] starts, kills and pauses them, [`observer`] asks them for
+//! the cluster map, [`workload`] pushes and remembers what became of each message, [`reader`] reads it back, [`spans`] and
+//! [`audit`] compare the two, and [`scenario`] puts these together and ends in a [`verdict`].
 
 #![deny(missing_docs)]
 #![expect(clippy::unwrap_used, reason = "for tests: a failure here fails the test")]
 
+pub mod audit;
+pub mod error;
 pub mod grpc;
 pub mod http;
 pub mod ledger;
 pub mod metrics;
 pub mod node;
+pub mod observer;
+pub mod reader;
 pub mod relay;
+pub mod scenario;
+pub mod spans;
+pub mod supervisor;
+pub mod verdict;
 pub mod wait;
 pub mod wire;
+pub mod workload;
 
 /// Makes a test of each function: with one worker thread, and with three, where shards have to work together.
 #[macro_export]

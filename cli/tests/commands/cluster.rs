@@ -63,6 +63,8 @@ fn two_nodes_form_a_cluster_and_one_is_replaced_drained_and_forgotten() {
     until("it waits, and says so", || {
         http(&admins[0], "GET /readyz HTTP/1.0\r\n\r\n").contains("1 of 2 nodes have met").then_some(())
     });
+    let ended = run(&["status", "--ready", "--admin", &admins[0]]).with_code(1);
+    assert!(ended.stderr.contains("not ready: 1 of 2 nodes have met"), "{}", ended.stderr);
     let b = start("b", 1);
     for admin in &admins[..2] {
         until_nodes(admin, &[("a", "alive"), ("b", "alive")]);

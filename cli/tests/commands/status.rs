@@ -55,9 +55,21 @@ fn status_takes_the_name_of_a_host() {
 }
 
 #[test]
+fn ready_node_says_so_by_its_exit_code() {
+    let node = ServedNode::start();
+    assert_eq!(run(&["status", "--ready", "--admin", &node.admin]).with_code(0).stdout, b"ready\n");
+    // The client port is no admin port.
+    run(&["status", "--ready", "--admin", &node.address]).with_code(69);
+    let admin = node.admin.clone();
+    node.stop();
+    let ended = run(&["status", "--ready", "--admin", &admin]).with_code(69);
+    assert!(ended.stderr.contains(&admin), "{}", ended.stderr);
+}
+
+#[test]
 fn status_that_cannot_be_written_ends_with_74() {
     let node = ServedNode::start();
-    for flags in [&[][..], &["--json"]] {
+    for flags in [&[][..], &["--json"], &["--ready"]] {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let mut command = command(&[&["status", "--admin", &node.admin], flags].concat());
         let ended = command.stdout(full).output().unwrap();
