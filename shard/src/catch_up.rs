@@ -5,6 +5,9 @@
 //! of vbuckets. At the end, in one go, the uncommitted rest is sent and the vbuckets become live: nothing can come in
 //! between. What is known of their producers goes along, for it stands in no block.
 //!
+//! A vbucket that lacks nothing committed does not wait for a pass: it gets the rest at once. That is the case of nearly
+//! all of them when a leader changes, and they must not wait for what learners are being sent over the same link.
+//!
 //! A pass is slower than pushes may be, and blocks may be evicted under it. Then the follower's log begins anew where
 //! the leader's starts by then.
 
@@ -19,7 +22,7 @@ use crate::block::{PartBuilder, StoredMessage, add_origin, origins_of, stored_of
 use crate::leading::note_origins;
 use crate::open_block::Origin;
 use crate::outbox::{Frame, Outbox, SessionId};
-use crate::sessions::{Ends, Pass, Session, Stage};
+use crate::sessions::{Ends, Pass, Session, Stage, Turn};
 use crate::shard::Shard;
 
 /// A chunk is sent when it has this many bytes: 256 KiB.
@@ -53,6 +56,7 @@ impl Chunk {
 impl Shard {
     /// Sends a follower more of what it lacks, as far as its window and the pace allow.
     pub(crate) fn catch_up(&mut self, id: SessionId, out: &mut Outbox) {
+        self.finish_current(id, out);
         for _ in 0..STEPS_MAX {
             let Some(session) = self.sessions.get(&id) else { return };
             if session.is_settled() || session.catch_up_bytes() >= IN_FLIGHT_BYTES_MAX {
@@ -69,7 +73,10 @@ impl Shard {
                 // What is being written goes first to those who are live, and becomes part of the rest.
                 self.flush(out);
                 if pass.at >= self.delivery.tail(feed) {
-                    self.finish_pass(id, out);
+                    if let Some(session) = self.sessions.get_mut(&id) {
+                        session.pass = None;
+                    }
+                    self.finish(id, Turn::InPass, out);
                 }
                 continue;
             }
@@ -78,6 +85,35 @@ impl Shard {
             }
             self.send_chunk(id, pass, out);
         }
+    }
+
+    /// Lets the vbuckets go live that lack nothing committed.
+    fn finish_current(&mut self, id: SessionId, out: &mut Outbox) {
+        let lacks_nothing = |shard: &Self, stage: &(VBucketId, Stage)| match stage {
+            (vbucket, Stage::Behind { next, turn: Turn::Waits, .. }) => {
+                let (start, end) = shard.delivery.bounds(*vbucket).unwrap_or_default();
+                *next >= end && *next >= start
+            }
+            (_, Stage::Absent | Stage::Asked | Stage::Behind { .. } | Stage::Live { .. }) => false,
+        };
+        let is_current = |shard: &Self| {
+            let session = shard.sessions.get(&id).filter(|session| !session.is_settled());
+            session.is_some_and(|session| session.stages().any(|stage| lacks_nothing(shard, &stage)))
+        };
+        if !is_current(self) {
+            return;
+        }
+        // What is being written goes first to those who are live, and becomes part of the rest.
+        self.flush(out);
+        let Some(session) = self.sessions.get(&id) else { return };
+        let current: Vec<_> = session.stages().filter(|stage| lacks_nothing(self, stage)).collect();
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        for (vbucket, stage) in current {
+            if let Stage::Behind { begun, next, .. } = stage {
+                session.set_stage(vbucket, Stage::Behind { begun, next, turn: Turn::Now });
+            }
+        }
+        self.finish(id, Turn::Now, out);
     }
 
     /// Begins a pass for all vbuckets that are behind. False when there is none.
@@ -107,7 +143,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(&id) else { return false };
         for (vbucket, _) in behind {
             if let Stage::Behind { begun, next, .. } = session.stage(vbucket) {
-                session.set_stage(vbucket, Stage::Behind { begun, next, is_in_pass: true });
+                session.set_stage(vbucket, Stage::Behind { begun, next, turn: Turn::InPass });
             }
         }
         session.pass = Some(Pass { at });
@@ -133,7 +169,7 @@ impl Shard {
         while at < tail && chunk.part.len() < CHUNK_BYTES && looked < 4 * CHUNK_BYTES {
             if let Some(block) = self.delivery.block(feed, at) {
                 looked += block.framed.len();
-                collect(session, &self.replicas, block, &[], &mut chunk);
+                collect(session, Turn::InPass, &self.replicas, block, &[], &mut chunk);
             }
             at = BlockSeq(at.0 + 1);
         }
@@ -142,24 +178,26 @@ impl Shard {
         send(session, id, self.now, chunk, out);
     }
 
-    /// Sends the uncommitted rest; from here on the vbuckets of the pass are live.
-    fn finish_pass(&mut self, id: SessionId, out: &mut Outbox) {
+    /// Sends the uncommitted rest; from here on the vbuckets whose turn it is are live.
+    fn finish(&mut self, id: SessionId, turn: Turn, out: &mut Outbox) {
         let now = self.now;
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.pass = None;
         for sealed in self.pending.iter() {
             let mut chunk = Chunk::default();
-            collect(session, &self.replicas, &sealed.block, &sealed.origins, &mut chunk);
+            collect(session, turn, &self.replicas, &sealed.block, &sealed.origins, &mut chunk);
             send(session, id, now, chunk, out);
         }
         let mut synced = Vec::new();
         let stages: Vec<(VBucketId, Stage)> = session.stages().collect();
         for (vbucket, stage) in stages {
-            let Stage::Behind { begun, next, is_in_pass: true } = stage else { continue };
+            let Stage::Behind { begun, next, turn: of } = stage else { continue };
+            if of != turn {
+                continue;
+            }
             let Some(Some(replica)) = self.replicas.get(usize::from(vbucket.0)) else { continue };
             if next != replica.log().end() {
                 // It lacks what was evicted during the pass.
-                session.set_stage(vbucket, Stage::Behind { begun, next, is_in_pass: false });
+                session.set_stage(vbucket, Stage::Behind { begun, next, turn: Turn::Waits });
                 continue;
             }
             session.set_stage(vbucket, Stage::Live { begun, synced: session.next_seq() });
@@ -180,16 +218,27 @@ impl Shard {
     }
 }
 
-/// Adds what the vbuckets of the pass lack of a block. `origins` are known while it is not committed: whoever is in sync
-/// can lack nothing else, and must recognise retries of whatever it acknowledges.
-fn collect(session: &mut Session, replicas: &[Option<Replica>], block: &Block, origins: &[Origin], chunk: &mut Chunk) {
+/// Adds what the vbuckets whose turn it is lack of a block. `origins` are known while it is not committed: whoever is in
+/// sync can lack nothing else, and must recognise retries of whatever it acknowledges.
+fn collect(
+    session: &mut Session,
+    turn: Turn,
+    replicas: &[Option<Replica>],
+    block: &Block,
+    origins: &[Origin],
+    chunk: &mut Chunk,
+) {
+    let lacks = |session: &Session, vbucket, end| matches!(session.stage(vbucket), Stage::Behind { next, turn: of, .. } if of == turn && next < end);
+    if !block.runs.iter().any(|run| lacks(session, run.vbucket, run.end())) {
+        return;
+    }
     for (number, stored) in (0..).zip(stored_of(block.encoded())) {
-        let Stage::Behind { begun, next, is_in_pass: true } = session.stage(stored.vbucket) else { continue };
-        if stored.offset != next {
+        let Stage::Behind { begun, next, turn: of } = session.stage(stored.vbucket) else { continue };
+        if of != turn || stored.offset != next {
             continue;
         }
         let Some(Some(replica)) = replicas.get(usize::from(stored.vbucket.0)) else { continue };
-        session.set_stage(stored.vbucket, Stage::Behind { begun, next: next.plus(1), is_in_pass: true });
+        session.set_stage(stored.vbucket, Stage::Behind { begun, next: next.plus(1), turn });
         for origin in origins_of(origins, &[number]) {
             add_origin(&mut chunk.origins, Origin { first: chunk.part.messages(), ..origin });
         }

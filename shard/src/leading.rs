@@ -15,7 +15,7 @@ use broky_replication::{Attachment, EpochHistory, LogSummary, Replica};
 use crate::block::{Part, origins_of, part_of};
 use crate::open_block::{Origin, Sealed};
 use crate::outbox::{Frame, Outbox, SessionId};
-use crate::sessions::{Ends, Session, Stage};
+use crate::sessions::{Ends, Session, Stage, Turn};
 use crate::shard::Shard;
 use crate::writers::SetId;
 
@@ -168,7 +168,7 @@ impl Shard {
         let offsets = begins.iter().map(|(vbucket, attachment)| (*vbucket, attachment.next())).collect();
         let seq = session.send(now, FRAME_OVERHEAD, false, Ends::Offsets(offsets));
         for (vbucket, attachment) in begins {
-            let stage = Stage::Behind { begun: seq, next: attachment.next(), is_in_pass: false };
+            let stage = Stage::Behind { begun: seq, next: attachment.next(), turn: Turn::Waits };
             session.set_stage(*vbucket, stage);
         }
         let frame = to_follower::Frame::Begin(Begin { seq, vbuckets });

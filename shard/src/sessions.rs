@@ -28,8 +28,8 @@ pub(crate) enum Stage {
         begun: u64,
         /// The offset to send next.
         next: Offset,
-        /// Whether the present pass through the blocks brings it up to date.
-        is_in_pass: bool,
+        /// What brings it up to date.
+        turn: Turn,
     },
     /// The follower gets every block.
     Live {
@@ -38,6 +38,17 @@ pub(crate) enum Stage {
         /// The frame that brought it what is known of producers.
         synced: u64,
     },
+}
+
+/// When a vbucket that is behind gets what it lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    /// In the next pass through the committed blocks.
+    Waits,
+    /// In the present one.
+    InPass,
+    /// At once: it lacks nothing that is committed.
+    Now,
 }
 
 impl Stage {

@@ -21,9 +21,10 @@ use crate::placement::{Candidate, Placement, placement};
 /// How much may be under way at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MoveLimits {
-    /// Vbuckets being copied, in the whole cluster. Default 64. Raised: moves end sooner, and cost the data path more.
+    /// Vbuckets being copied, in the whole cluster. Default 256. Each time a leader looks through all it holds, so raised,
+    /// moves cost less in all; but more memory is taken twice while they last.
     pub learners: usize,
-    /// Of these, vbuckets being copied to any one node. Default 16. Raised: likewise.
+    /// Of these, vbuckets being copied to any one node. Default 64. Raised: likewise.
     pub learners_per_node: usize,
     /// Leaderships transferred by one proposal. Default 64. Raised: more pushes wait at the same time.
     pub transfers: usize,
@@ -31,7 +32,7 @@ pub struct MoveLimits {
 
 impl Default for MoveLimits {
     fn default() -> Self {
-        Self { learners: 64, learners_per_node: 16, transfers: 64 }
+        Self { learners: 256, learners_per_node: 64, transfers: 64 }
     }
 }
 
