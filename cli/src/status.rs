@@ -12,61 +12,61 @@ use crate::units::{show_bytes, show_count};
 
 /// What a node says of itself.
 #[derive(Deserialize)]
-struct Status {
-    name: String,
-    cluster_id: String,
-    address: String,
-    uptime_seconds: f64,
-    workers: u64,
-    vbuckets_led: u64,
-    connections: u64,
-    subscriptions: u64,
-    pushed_messages: u64,
-    delivered_messages: u64,
-    dropped_messages: u64,
-    memory_used_bytes: u64,
-    memory_max_bytes: u64,
-    cluster: Cluster,
+pub(crate) struct Status {
+    pub(crate) name: String,
+    pub(crate) cluster_id: String,
+    pub(crate) address: String,
+    pub(crate) uptime_seconds: f64,
+    pub(crate) workers: u64,
+    pub(crate) vbuckets_led: u64,
+    pub(crate) connections: u64,
+    pub(crate) subscriptions: u64,
+    pub(crate) pushed_messages: u64,
+    pub(crate) delivered_messages: u64,
+    pub(crate) dropped_messages: u64,
+    pub(crate) memory_used_bytes: u64,
+    pub(crate) memory_max_bytes: u64,
+    pub(crate) cluster: Cluster,
 }
 
 /// What a node says of its cluster.
 #[derive(Deserialize)]
-struct Cluster {
-    map_version: u64,
-    vbuckets: u64,
-    leaderless: u64,
-    under_replicated: u64,
-    frozen: u64,
-    moving: u64,
-    replicas: u8,
-    min_isr: u8,
-    nodes: Vec<Node>,
-    raft: Raft,
-    waiting_for: Option<String>,
+pub(crate) struct Cluster {
+    pub(crate) map_version: u64,
+    pub(crate) vbuckets: u64,
+    pub(crate) leaderless: u64,
+    pub(crate) under_replicated: u64,
+    pub(crate) frozen: u64,
+    pub(crate) moving: u64,
+    pub(crate) replicas: u8,
+    pub(crate) min_isr: u8,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) raft: Raft,
+    pub(crate) waiting_for: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Node {
-    id: u32,
-    name: String,
-    incarnation: u64,
-    zone: String,
-    liveness: String,
-    is_draining: bool,
-    client: String,
-    leads: u64,
-    copies: u64,
-    in_sync: u64,
-    is_me: bool,
+pub(crate) struct Node {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    pub(crate) incarnation: u64,
+    pub(crate) zone: String,
+    pub(crate) liveness: String,
+    pub(crate) is_draining: bool,
+    pub(crate) client: String,
+    pub(crate) leads: u64,
+    pub(crate) copies: u64,
+    pub(crate) in_sync: u64,
+    pub(crate) is_me: bool,
 }
 
 #[derive(Deserialize)]
-struct Raft {
-    leader: Option<String>,
-    term: u64,
-    voters: Vec<String>,
-    learners: Vec<String>,
-    last_applied: u64,
+pub(crate) struct Raft {
+    pub(crate) leader: Option<String>,
+    pub(crate) term: u64,
+    pub(crate) voters: Vec<String>,
+    pub(crate) learners: Vec<String>,
+    pub(crate) last_applied: u64,
 }
 
 /// Asks a node how it is, and shows it.

@@ -4,6 +4,7 @@
 
 mod blocked;
 mod cluster;
+mod demo;
 mod ends;
 mod json;
 mod node;

@@ -1,4 +1,4 @@
-//! `broky status` and `broky demo`.
+//! `broky status`.
 
 use std::fs::File;
 
@@ -64,20 +64,4 @@ fn status_that_cannot_be_written_ends_with_74() {
         assert_eq!(ended.status.code(), Some(74), "{flags:?}: {}", String::from_utf8_lossy(&ended.stderr));
     }
     node.stop();
-}
-
-#[test]
-fn demo_finds_nothing_lost() {
-    let ended = Process::start(&mut command(&["demo", "--lines", "20000"])).wait().with_code(0);
-    let text = String::from_utf8(ended.stdout).unwrap();
-    assert!(text.contains("verdict: nothing lost, nothing repeated, order kept"), "{text}");
-    assert!(text.contains("20 k messages"), "{text}");
-}
-
-#[test]
-fn demo_pushes_the_file_it_is_given() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    let ended = Process::start(&mut command(&["demo", path, "--lines", "1000"])).wait().with_code(0);
-    let text = String::from_utf8(ended.stdout).unwrap();
-    assert!(text.contains("cli/Cargo.toml") && text.contains("as pushed"), "{text}");
 }
