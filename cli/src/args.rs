@@ -27,7 +27,7 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Subscribe, and write messages to stdout.
     Sub(SubArgs),
-    /// Show a node: memory, connections, traffic, vbuckets.
+    /// Show a node and its cluster: who lives, leads and holds what, is behind, is being moved.
     Status(StatusArgs),
     /// Empty a node: its copies move elsewhere, one at a time, and nothing is lost.
     Drain(DrainArgs),

@@ -2,24 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-
 use crate::admin::get;
 use crate::exit::{FAILED, fail};
-use crate::status::Status;
+use crate::status::{Node, Status, fetch};
 
 /// How often it is looked whether something is so.
 const PERIOD: Duration = Duration::from_millis(20);
 
 /// Whether a node takes calls and has caught up.
 pub(super) async fn is_ready(admin: &str) -> bool {
-    ask(admin, "/readyz").await.is_ok()
+    let admin = admin.to_owned();
+    tokio::task::spawn_blocking(move || get(&admin, "/readyz")).await.is_ok_and(|answer| answer.is_ok())
 }
 
 /// What a node says of itself.
 pub(super) async fn status(admin: &str) -> anyhow::Result<Status> {
-    let body = ask(admin, "/status").await?;
-    serde_json::from_str(&body).context("the node's answer is not a status")
+    let admin = admin.to_owned();
+    tokio::task::spawn_blocking(move || fetch(&admin)).await?
 }
 
 /// Waits until a node sees the one of this name alive in a later lifetime than `before`, and every vbucket on as many
@@ -51,11 +50,6 @@ fn is_full(status: &Status, name: &str, before: u64) -> bool {
     let cluster = &status.cluster;
     let is_back = cluster.nodes.iter().any(|node| node.name == name && node.incarnation > before);
     is_back
-        && cluster.nodes.iter().all(|node| node.liveness == "alive")
+        && cluster.nodes.iter().all(Node::is_alive)
         && cluster.under_replicated + cluster.moving + cluster.leaderless == 0
-}
-
-async fn ask(admin: &str, path: &'static str) -> anyhow::Result<String> {
-    let admin = admin.to_owned();
-    tokio::task::spawn_blocking(move || get(&admin, path)).await?
 }

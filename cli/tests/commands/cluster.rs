@@ -50,6 +50,30 @@ fn until_nodes(admin: &str, expected: &[(&str, &str)]) {
     });
 }
 
+/// Nodes that have formed a cluster.
+pub(crate) struct Cluster {
+    pub(crate) processes: Vec<Process>,
+    pub(crate) admins: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts nodes of these names, in alphabetical order, and waits until each sees all of them alive.
+    pub(crate) fn start(names: &[&str]) -> Self {
+        let (peers, admins) = (free(names.len()), free(names.len()));
+        let (join, expect) = (peers.join(","), names.len().to_string());
+        let start = |((name, peer), admin): ((&&str, &String), &String)| {
+            let flags = ["--peer-listen", peer, "--admin-listen", admin, "--join", &join, "--expect", &expect];
+            serve(name, &flags)
+        };
+        let processes = names.iter().zip(&peers).zip(&admins).map(start).collect();
+        let alive: Vec<_> = names.iter().map(|name| (*name, "alive")).collect();
+        for admin in &admins {
+            until_nodes(admin, &alive);
+        }
+        Self { processes, admins }
+    }
+}
+
 #[test]
 fn two_nodes_form_a_cluster_and_one_is_replaced_drained_and_forgotten() {
     let (peers, admins) = (free(2), free(3));
