@@ -29,7 +29,7 @@ pub(crate) enum Command {
     Sub(SubArgs),
     /// Show a node and its cluster: who lives, leads and holds what, is behind, is being moved.
     Status(StatusArgs),
-    /// Empty a node: its copies move elsewhere, one at a time, and nothing is lost.
+    /// Empty a node, and wait until it is: its copies move elsewhere, one at a time, and nothing is lost.
     Drain(DrainArgs),
     /// Remove a node that is empty or dead. What only a dead node held is lost.
     Forget(ForgetArgs),
@@ -218,6 +218,9 @@ pub(crate) struct DrainArgs {
     /// Also when too few nodes remain to commit with as many copies as now.
     #[arg(long)]
     pub(crate) force: bool,
+    /// How long to wait, in seconds; it goes on being emptied afterwards. Default: as long as it takes.
+    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    pub(crate) timeout: Option<Duration>,
     /// The admin address of any node: host:port.
     #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402", value_parser = parse_host_port)]
     pub(crate) admin: String,

@@ -179,6 +179,9 @@ impl Admin {
             Ok(Outcome::Node(Ok(Effect::Changed))) => answer(StatusCode::OK, "done"),
             Ok(Outcome::Node(Ok(Effect::Unchanged))) => answer(StatusCode::OK, "so it was already"),
             Ok(Outcome::Node(Err(NodeRefusal::Unregistered))) => answer(StatusCode::NOT_FOUND, "no such node"),
+            Ok(Outcome::Node(Err(refusal @ NodeRefusal::BelowMinIsr { .. }))) => {
+                answer(StatusCode::CONFLICT, format_args!("{refusal}; --force drains it all the same"))
+            }
             Ok(Outcome::Node(Err(refusal))) => answer(StatusCode::CONFLICT, refusal),
             Ok(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, "the answer to another question"),
             Err(error @ ProposeError::NoLeader) => answer(StatusCode::SERVICE_UNAVAILABLE, error),

@@ -7,6 +7,7 @@ mod cluster;
 mod demo;
 mod ends;
 mod json;
+mod leaving;
 mod node;
 mod pipes;
 mod position;
