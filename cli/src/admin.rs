@@ -20,21 +20,31 @@ pub(crate) struct Answer {
 
 /// Reads.
 pub(crate) fn get(address: &str, path: &str) -> anyhow::Result<String> {
-    let answer = ask(address, "GET", path)?;
+    get_within(address, path, TIMEOUT)
+}
+
+/// Reads, in as much time.
+pub(crate) fn get_within(address: &str, path: &str, timeout: Duration) -> anyhow::Result<String> {
+    let answer = ask(address, "GET", path, timeout)?;
     anyhow::ensure!(answer.status == 200, "status {}: {}", answer.status, answer.body.trim());
     Ok(answer.body)
 }
 
+/// Asks whether, and takes whatever comes.
+pub(crate) fn probe(address: &str, path: &str) -> anyhow::Result<Answer> {
+    ask(address, "GET", path, TIMEOUT)
+}
+
 /// Has something decided.
 pub(crate) fn post(address: &str, path: &str) -> anyhow::Result<Answer> {
-    ask(address, "POST", path)
+    ask(address, "POST", path, TIMEOUT)
 }
 
 /// One HTTP/1.0 exchange: the connection's end is the body's.
-pub(crate) fn ask(address: &str, method: &str, path: &str) -> anyhow::Result<Answer> {
-    let mut stream = connect(address)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+fn ask(address: &str, method: &str, path: &str, timeout: Duration) -> anyhow::Result<Answer> {
+    let mut stream = connect(address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     write!(stream, "{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n")?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).context(NO_ADMIN)?;
@@ -44,10 +54,10 @@ pub(crate) fn ask(address: &str, method: &str, path: &str) -> anyhow::Result<Ans
 }
 
 /// A connection to the first address of the host that takes one.
-fn connect(address: &str) -> io::Result<TcpStream> {
+fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, TIMEOUT) {
+        match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok(stream),
             Err(error) => failed = error,
         }

@@ -19,7 +19,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// See it work: starts a node, pushes real lines, subscribes with patterns, and gives a verdict.
+    /// See it work: three nodes, real lines pushed and read, one node killed in the middle, and a verdict.
     Demo(DemoArgs),
     /// Run a node.
     Serve(ServeArgs),
@@ -27,9 +27,9 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Subscribe, and write messages to stdout.
     Sub(SubArgs),
-    /// Show a node: memory, connections, traffic, vbuckets.
+    /// Show a node and its cluster: who lives, leads and holds what, is behind, is being moved.
     Status(StatusArgs),
-    /// Empty a node: its copies move elsewhere, one at a time, and nothing is lost.
+    /// Empty a node, and wait until it is: its copies move elsewhere, one at a time, and nothing is lost.
     Drain(DrainArgs),
     /// Remove a node that is empty or dead. What only a dead node held is lost.
     Forget(ForgetArgs),
@@ -39,10 +39,10 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DemoArgs {
-    /// A file whose lines are pushed. Default: a log is made up.
+    /// A file whose lines are pushed. Default: broky's own Cargo.lock.
     pub(crate) file: Option<PathBuf>,
     /// How many lines to push, over and over if the file has fewer.
-    #[arg(long, default_value_t = 2_000_000)]
+    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub(crate) lines: u64,
 }
 
@@ -99,6 +99,9 @@ pub(crate) struct ServeArgs {
     /// Allow an address other hosts can reach, although nothing is encrypted and nobody is asked who they are.
     #[arg(long, env = "BROKY_INSECURE")]
     pub(crate) insecure: bool,
+    /// Stop at the end of stdin: when whoever holds its other end has gone, however that went.
+    #[arg(long, hide = true)]
+    pub(crate) stop_with_stdin: bool,
 }
 
 /// How stdin becomes messages.
@@ -218,6 +221,9 @@ pub(crate) struct DrainArgs {
     /// Also when too few nodes remain to commit with as many copies as now.
     #[arg(long)]
     pub(crate) force: bool,
+    /// How long to wait, in seconds; it goes on being emptied afterwards. Default: as long as it takes.
+    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    pub(crate) timeout: Option<Duration>,
     /// The admin address of any node: host:port.
     #[arg(long, env = "BROKY_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7402", value_parser = parse_host_port)]
     pub(crate) admin: String,

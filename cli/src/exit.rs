@@ -7,10 +7,14 @@ use std::process::ExitCode;
 pub(crate) const FAILED: u8 = 1;
 /// A file given cannot be read.
 pub(crate) const NO_INPUT: u8 = 66;
+/// No node has this name.
+pub(crate) const NO_NODE: u8 = 68;
 /// No server answers.
 pub(crate) const UNAVAILABLE: u8 = 69;
 /// Reading or writing failed.
 pub(crate) const IO_ERROR: u8 = 74;
+/// It takes longer than was allowed. It may be done later.
+pub(crate) const NOT_IN_TIME: u8 = 75;
 /// The cluster does not take this node, or not any more: replaced, forgotten, refused.
 pub(crate) const NOT_PERMITTED: u8 = 77;
 /// The settings cannot work on this machine: a port taken, memory too small, an unsafe address.

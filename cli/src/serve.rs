@@ -1,6 +1,8 @@
 //! `broky serve`.
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use broky_node::{Node, NodeConfig, StartError, host_name};
@@ -11,10 +13,11 @@ use rustix::process::{Resource, getrlimit};
 use rustix::system::sysinfo;
 use rustix::thread::disable_transparent_huge_pages;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::time::Interval;
 
 use crate::args::ServeArgs;
-use crate::exit::{CONFIG, NOT_PERMITTED, OrExit as _, fail};
+use crate::exit::{CONFIG, FAILED, NOT_PERMITTED, OrExit as _, fail};
 use crate::units::{parse_host_port, show_bytes};
 
 /// What the cluster's state takes for the name of a node, and for its address.
@@ -27,6 +30,8 @@ const CLIENTS_FEW: u64 = 64;
 const LOG_DEFAULT: &str = "info,openraft=error,openraft::replication=off";
 /// How often a node without protection says so.
 const INSECURE_REMINDER: Duration = Duration::from_secs(60);
+/// Time to stop for a node that nobody watches any more.
+const ORPHAN_STOP: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let config = config(args)?;
@@ -36,6 +41,9 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let (name, memory, workers) = (config.name.clone(), config.memory_bytes, config.workers);
     // Before anybody can see the node, and want it to end.
     let mut signals = runtime.block_on(async { Signals::new() })?;
+    if args.stop_with_stdin {
+        stop_with_stdin(signals.stdin_ended.clone())?;
+    }
     // What a start touches, mostly tables of the control log that are used once, would take huge pages and keep them: 30 MiB
     // of an idle node. Messages are to have them.
     let _ = disable_transparent_huge_pages(true);
@@ -190,10 +198,24 @@ fn start_logging() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
 }
 
+/// Has the node stop when stdin ends. A pipe's end comes however the process at its other end went, also by `kill -9`; a
+/// signal to the children of a dead process cannot be had without unsafe code or a race.
+fn stop_with_stdin(ended: Arc<Notify>) -> io::Result<()> {
+    let watch = move || {
+        // An error ends it as well.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        ended.notify_one();
+        std::thread::sleep(ORPHAN_STOP);
+        std::process::exit(FAILED.into());
+    };
+    std::thread::Builder::new().name("broky-stdin".to_owned()).spawn(watch).map(drop)
+}
+
 /// What ends a node from outside.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    stdin_ended: Arc<Notify>,
     remind: Interval,
 }
 
@@ -202,6 +224,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            stdin_ended: Arc::default(),
             remind: tokio::time::interval(INSECURE_REMINDER),
         })
     }
@@ -212,6 +235,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
+                () = self.stdin_ended.notified() => return,
                 _ = self.remind.tick(), if !exposed.is_empty() => {
                     for (flag, address) in exposed {
                         tracing::warn!(flag, %address, "reachable by other hosts without encryption or authentication");

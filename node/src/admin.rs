@@ -1,4 +1,4 @@
-//! The admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, and what an operator decides about nodes.
+//! The admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, `/logs`, and what an operator decides about nodes.
 //!
 //! `GET` never changes anything. What does is a `POST`, and names in its `Host` header a host that is ours: a web page that
 //! has its own name resolved to this machine must not drain a node.
@@ -25,7 +25,7 @@ use crate::gossip::GossipStats;
 use crate::listener::ListenerStats;
 use crate::metrics::{Exporter, Snapshot};
 use crate::process::host_name;
-use crate::worker::{Inbox, ToWorker, WorkerStats};
+use crate::worker::{HeldLog, Inbox, ToWorker, WorkerStats};
 
 /// Time a worker has to say how it is doing.
 const STATS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,6 +54,7 @@ pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/logs", get(logs))
         .route("/nodes/{name}/drain", post(drain))
         .route("/nodes/{name}/forget", post(forget))
         .with_state(admin);
@@ -67,7 +68,7 @@ impl Admin {
     async fn snapshot(&self) -> Option<Snapshot> {
         let mut workers = Vec::new();
         for inbox in self.inboxes.get().into_iter().flatten() {
-            workers.push(ask(inbox).await?);
+            workers.push(ask(inbox, ToWorker::Stats).await?);
         }
         let peers = self.control.peers();
         Some(Snapshot {
@@ -84,9 +85,10 @@ impl Admin {
     }
 }
 
-async fn ask(inbox: &Inbox) -> Option<WorkerStats> {
+/// Asks a worker something.
+async fn ask<T>(inbox: &Inbox, question: impl FnOnce(oneshot::Sender<T>) -> ToWorker) -> Option<T> {
     let (answer, answered) = oneshot::channel();
-    inbox.send(ToWorker::Stats(answer)).ok()?;
+    inbox.send(question(answer)).ok()?;
     tokio::time::timeout(STATS_TIMEOUT, answered).await.ok()?.ok()
 }
 
@@ -136,6 +138,18 @@ async fn status(State(admin): State<Arc<Admin>>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], format!("{status}\n")).into_response()
 }
 
+/// Which logs this node holds: per vbucket its number, lineage, log start and log end. Compared between nodes it says how
+/// far one is behind another.
+async fn logs(State(admin): State<Arc<Admin>>) -> Response {
+    let mut logs = Vec::new();
+    for inbox in admin.inboxes.get().into_iter().flatten() {
+        let Some(held) = ask(inbox, ToWorker::Logs).await else { return unresponsive() };
+        logs.extend(held.iter().map(|log: &HeldLog| (log.vbucket.0, log.lineage.0, log.start.0, log.end.0)));
+    }
+    let logs = serde_json::json!(logs);
+    ([(header::CONTENT_TYPE, "application/json")], format!("{logs}\n")).into_response()
+}
+
 async fn drain(
     State(admin): State<Arc<Admin>>,
     Path(name): Path<String>,
@@ -165,6 +179,9 @@ impl Admin {
             Ok(Outcome::Node(Ok(Effect::Changed))) => answer(StatusCode::OK, "done"),
             Ok(Outcome::Node(Ok(Effect::Unchanged))) => answer(StatusCode::OK, "so it was already"),
             Ok(Outcome::Node(Err(NodeRefusal::Unregistered))) => answer(StatusCode::NOT_FOUND, "no such node"),
+            Ok(Outcome::Node(Err(refusal @ NodeRefusal::BelowMinIsr { .. }))) => {
+                answer(StatusCode::CONFLICT, format_args!("{refusal}; --force drains it all the same"))
+            }
             Ok(Outcome::Node(Err(refusal))) => answer(StatusCode::CONFLICT, refusal),
             Ok(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, "the answer to another question"),
             Err(error @ ProposeError::NoLeader) => answer(StatusCode::SERVICE_UNAVAILABLE, error),

@@ -4,8 +4,10 @@
 
 mod blocked;
 mod cluster;
+mod demo;
 mod ends;
 mod json;
+mod leaving;
 mod node;
 mod pipes;
 mod position;

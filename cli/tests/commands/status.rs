@@ -1,11 +1,12 @@
-//! `broky status` and `broky demo`.
+//! `broky status`.
 
 use std::fs::File;
 
 use serde_json::Value;
 
+use crate::cluster::Cluster;
 use crate::node::ServedNode;
-use crate::process::{Process, command, run};
+use crate::process::{Process, Signal, command, run, until};
 
 #[test]
 fn status_tells_of_the_node() {
@@ -33,6 +34,44 @@ fn status_as_json_is_one_object() {
     assert_eq!(status["cluster_id"].as_str().unwrap().len(), 32);
     assert_eq!(status["vbuckets_led"], 1024);
     node.stop();
+}
+
+#[test]
+fn status_of_any_node_shows_all_of_them() {
+    let cluster = Cluster::start(&["a", "b", "c"]);
+    let status = |flags: &[&str]| {
+        let out = run(&[&["status", "--admin", &cluster.admins[1]], flags].concat()).with_code(0).stdout;
+        String::from_utf8(out).unwrap()
+    };
+    let nodes = |text: &str| -> Vec<Value> {
+        let status: Value = serde_json::from_str(text).unwrap();
+        status["cluster"]["nodes"].as_array().unwrap().clone()
+    };
+    until("every node answers and holds everything", || {
+        let is_good = |node: &Value| {
+            node["state"] == "alive" && node["answers"] == true && node["lag_messages"] == 0 && node["in_sync"] == 16
+        };
+        let nodes = nodes(&status(&["--json"]));
+        (nodes.len() == 3 && nodes.iter().all(is_good)).then_some(())
+    });
+    let text = status(&[]);
+    for word in ["  a ", "* b ", "  c ", "lag", "copying", "0 vbuckets under-replicated", "0 vbuckets being copied"] {
+        assert!(text.contains(word), "{word:?} is not in: {text}");
+    }
+}
+
+#[test]
+fn status_shows_who_is_dead_and_what_lacks_copies() {
+    let mut cluster = Cluster::start(&["a", "b", "c"]);
+    let dead = cluster.processes.remove(2);
+    dead.signal(Signal::KILL);
+    dead.wait();
+    until("it counts as dead", || {
+        let text = run(&["status", "--admin", &cluster.admins[0]]).with_code(0).stdout;
+        let text = String::from_utf8(text).unwrap();
+        let node = text.lines().find(|line| line.starts_with("  c "))?;
+        (node.contains("dead") && text.contains("16 vbuckets under-replicated")).then_some(())
+    });
 }
 
 #[test]
@@ -76,20 +115,4 @@ fn status_that_cannot_be_written_ends_with_74() {
         assert_eq!(ended.status.code(), Some(74), "{flags:?}: {}", String::from_utf8_lossy(&ended.stderr));
     }
     node.stop();
-}
-
-#[test]
-fn demo_finds_nothing_lost() {
-    let ended = Process::start(&mut command(&["demo", "--lines", "20000"])).wait().with_code(0);
-    let text = String::from_utf8(ended.stdout).unwrap();
-    assert!(text.contains("verdict: nothing lost, nothing repeated, order kept"), "{text}");
-    assert!(text.contains("20 k messages"), "{text}");
-}
-
-#[test]
-fn demo_pushes_the_file_it_is_given() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    let ended = Process::start(&mut command(&["demo", path, "--lines", "1000"])).wait().with_code(0);
-    let text = String::from_utf8(ended.stdout).unwrap();
-    assert!(text.contains("cli/Cargo.toml") && text.contains("as pushed"), "{text}");
 }

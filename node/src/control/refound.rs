@@ -98,7 +98,8 @@ fn plan(group: &Group, answers: &[Answer]) -> Option<Plan> {
     }
     let missing: Vec<&Peer> =
         membership.voter_ids().filter(|id| !lives(id)).filter_map(|id| membership.get_node(&id)).collect();
-    let heirs = |name: &str| answers.iter().find(|answer| !answer.is_in_group && answer.process.name == name);
+    // A newer process may have been taken into the group as a learner before the older one died.
+    let heirs = |name: &str| answers.iter().find(|answer| answer.process.name == name);
     let unaccounted: Vec<&str> =
         missing.iter().map(|peer| peer.name.as_str()).filter(|name| heirs(name).is_none()).collect();
     if !unaccounted.is_empty() {
@@ -113,7 +114,7 @@ fn plan(group: &Group, answers: &[Answer]) -> Option<Plan> {
     if !is_best {
         return None;
     }
-    let heirs = missing.iter().filter_map(|peer| heirs(&peer.name));
+    let heirs = missing.iter().filter_map(|peer| heirs(&peer.name)).filter(|heir| !heir.is_in_group);
     let others = members.values().copied().chain(heirs).map(|answer| answer.process.clone()).collect();
     let seed = group.newest_state().ok()?.refounded();
     Some(Plan { cluster: group.cluster, seed, others, previous: Some((group.id, mine)) })

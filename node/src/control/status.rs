@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use broky_proto::id::NodeId;
-use broky_ring::map::{ClusterMap, Liveness, Node};
+use broky_ring::map::{ClusterMap, Liveness, Node, VBucket};
 use serde::Serialize;
 
 use super::shared::Shared;
@@ -22,6 +22,8 @@ pub(crate) struct ClusterStatus {
     pub(crate) frozen: usize,
     /// Vbuckets of which a copy is being made.
     pub(crate) moving: usize,
+    /// Vbuckets whose copies are not, or not only, where they should be. Those being copied are among them.
+    pub(crate) misplaced: usize,
     pub(crate) replicas: u8,
     pub(crate) min_isr: u8,
     pub(crate) nodes: Vec<NodeStatus>,
@@ -48,6 +50,8 @@ pub(crate) struct NodeStatus {
     pub(crate) copies: usize,
     /// Vbuckets it holds in sync.
     pub(crate) in_sync: usize,
+    /// Vbuckets that it copies in order to hold them.
+    pub(crate) learning: usize,
     pub(crate) is_me: bool,
 }
 
@@ -66,7 +70,7 @@ pub(crate) struct RaftStatus {
 impl Shared {
     pub(super) fn status(&self) -> ClusterStatus {
         let map = self.map();
-        let count = |is: &dyn Fn(&broky_ring::map::VBucket) -> bool| map.vbuckets().filter(|(_, vb)| is(vb)).count();
+        let count = |is: &dyn Fn(&VBucket) -> bool| map.vbuckets().filter(|(_, vb)| is(vb)).count();
         ClusterStatus {
             cluster_id: map.cluster().to_string(),
             map_version: map.version().0,
@@ -75,6 +79,7 @@ impl Shared {
             under_replicated: count(&|vb| vb.isr.len() < vb.replicas.len().max(1)),
             frozen: count(&|vb| vb.is_frozen()),
             moving: count(&|vb| !vb.learners.is_empty()),
+            misplaced: count(&is_misplaced),
             replicas: map.copies().replicas,
             min_isr: map.copies().min_isr,
             nodes: self.nodes(&map),
@@ -93,24 +98,27 @@ impl Shared {
         if map.is_caught_up(me) {
             return None;
         }
-        let lacks = |vb: &broky_ring::map::VBucket| vb.replicas.contains(&me.node) && !vb.isr.contains(&me);
+        let lacks = |vb: &VBucket| vb.replicas.contains(&me.node) && !vb.isr.contains(&me);
         let behind = map.vbuckets().filter(|(_, vb)| lacks(vb)).count();
         Some(format!("{behind} vbuckets are under-replicated because of this node"))
     }
 
     fn nodes(&self, map: &ClusterMap) -> Vec<NodeStatus> {
         let me = self.me().map(|me| me.node);
-        let mut counts: BTreeMap<NodeId, (usize, usize)> = BTreeMap::new();
+        let mut counts: BTreeMap<NodeId, Counts> = BTreeMap::new();
         for (_, vb) in map.vbuckets() {
             if let Some(leader) = vb.leader {
-                counts.entry(leader.node).or_default().0 += 1;
+                counts.entry(leader.node).or_default().leads += 1;
             }
             for member in &vb.isr {
-                counts.entry(member.node).or_default().1 += 1;
+                counts.entry(member.node).or_default().in_sync += 1;
+            }
+            for node in &vb.learners {
+                counts.entry(*node).or_default().learning += 1;
             }
         }
         let status = |id: NodeId, node: &Node| {
-            let (leads, in_sync) = counts.get(&id).copied().unwrap_or_default();
+            let Counts { leads, in_sync, learning } = counts.get(&id).copied().unwrap_or_default();
             NodeStatus {
                 id: id.0,
                 name: node.name.clone(),
@@ -128,6 +136,7 @@ impl Shared {
                 leads,
                 copies: map.copies_at(id),
                 in_sync,
+                learning,
                 is_me: me == Some(id),
             }
         };
@@ -148,4 +157,19 @@ impl Shared {
             last_applied: metrics.last_applied.map(|id| id.index).unwrap_or_default(),
         }
     }
+}
+
+/// What one node has of the vbuckets.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    leads: usize,
+    in_sync: usize,
+    learning: usize,
+}
+
+/// Whether the copies are elsewhere than they should be. Where they should be nothing is said before the first placement.
+fn is_misplaced(vbucket: &VBucket) -> bool {
+    let VBucket { target, replicas, .. } = vbucket;
+    !target.0.is_empty()
+        && (target.0.len() != replicas.len() || replicas.iter().any(|replica| !target.contains(*replica)))
 }

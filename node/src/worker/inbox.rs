@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use broky_delivery::{BlockSeq, DeliveryStats, FeedId};
-use broky_proto::id::{IsrVersion, VBucketId};
+use broky_proto::id::{IsrVersion, Lineage, Offset, VBucketId};
 use broky_proto::peer::Hello;
 use broky_proto::wire::Push;
 use broky_ring::map::ClusterMap;
@@ -38,8 +38,19 @@ pub(crate) enum ToWorker {
     Refused(Vec<(VBucketId, IsrVersion)>),
     /// Wants to know how the worker is doing.
     Stats(oneshot::Sender<WorkerStats>),
+    /// Wants to know which logs the worker holds.
+    Logs(oneshot::Sender<Vec<HeldLog>>),
     /// Wants the worker to end.
     Stop,
+}
+
+/// One log that a worker holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldLog {
+    pub(crate) vbucket: VBucketId,
+    pub(crate) lineage: Lineage,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
 }
 
 /// How a worker is doing.
@@ -73,6 +84,7 @@ impl Worker {
                 ToWorker::Refused(refused) => self.take_refused(&refused),
                 // Whoever asked may have stopped waiting.
                 ToWorker::Stats(answer) => drop(answer.send(self.stats())),
+                ToWorker::Logs(answer) => drop(answer.send(self.logs())),
                 ToWorker::Stop => return,
             }
         }
@@ -88,6 +100,15 @@ impl Worker {
                 shard.handle_mirror_cut(feed, through, out);
             }
         });
+    }
+
+    fn logs(&self) -> Vec<HeldLog> {
+        let shard = self.shard.borrow();
+        let held = |vbucket| {
+            let log = shard.log(vbucket)?;
+            Some(HeldLog { vbucket, lineage: log.lineage(), start: log.start(), end: log.end() })
+        };
+        shard.config().vbuckets.iter().filter_map(held).collect()
     }
 
     fn stats(&self) -> WorkerStats {

@@ -24,7 +24,7 @@ use tokio::task::AbortHandle;
 use tonic::service::Routes;
 
 pub(crate) use connection::LocalExecutor;
-pub(crate) use inbox::{Inbox, ToWorker, WorkerStats};
+pub(crate) use inbox::{HeldLog, Inbox, ToWorker, WorkerStats};
 pub(crate) use peers::FromWorker;
 pub(crate) use requests::PushTicket;
 pub(crate) use stop::StopWatch;
