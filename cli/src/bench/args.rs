@@ -14,13 +14,21 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value_t = Mode::Throughput)]
     pub(crate) mode: Mode,
 
-    /// Node to connect to.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    pub(crate) server: String,
+    /// Nodes to connect to: one, or those of a cluster.
+    #[arg(long, value_name = "ADDR,..", default_value = "127.0.0.1:7400", value_delimiter = ',')]
+    pub(crate) server: Vec<String>,
 
     /// Measure this nats-server instead, with the same work.
     #[arg(long, value_name = "ADDR", conflicts_with = "server")]
     pub(crate) nats: Option<String>,
+
+    /// Measure JetStream on these nats-servers instead: a stream in memory, with a replica on each.
+    #[arg(long, value_name = "ADDR,..", conflicts_with_all = ["server", "nats"], value_delimiter = ',')]
+    pub(crate) jetstream: Option<Vec<String>>,
+
+    /// Node of a cluster that subscribers read from, as seen from the key they read.
+    #[arg(long, value_enum, default_value_t = ReadFrom::Any, conflicts_with = "nats")]
+    pub(crate) read_from: ReadFrom,
 
     /// Publishers, each with its own connection.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
@@ -70,6 +78,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) window: Option<usize>,
 
+    /// JetStream: publish so many messages, wait for all their answers, and so on. Unset: never wait for all.
+    #[arg(long, value_name = "N", requires = "jetstream", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) burst: Option<u64>,
+
     /// Threads of the load generator. Unset: one, which serves two cores best.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
@@ -111,4 +123,25 @@ pub(crate) enum Pacing {
     Spin,
     /// Sleep until the next tick of the runtime's timer, one millisecond: frees the core, and sends in bursts.
     Sleep,
+}
+
+/// Node of a cluster that subscribers read from.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReadFrom {
+    /// Whichever the client or the broker picks: what a program gets that does not care.
+    Any,
+    /// The one that publishers write to. With several keys: the one of the first.
+    Leader,
+    /// One that has the messages by replication.
+    Follower,
+}
+
+impl fmt::Display for ReadFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "any",
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+        })
+    }
 }

@@ -1,10 +1,12 @@
 //! broky as a target, through the Rust client as any program would use it.
 //!
+//! Publishers follow the topology to the leader, as the client does by itself. Where subscribers read is the flag's to say.
 //! Keys are those that NATS gets as subjects, and so is the pattern: with several keys, both brokers match a wildcard.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use broky_client::{Client, MessageRef, Producer, ProducerOptions, SubscribeOptions, Subscription};
+use broky_client::{Client, MessageRef, Producer, ProducerOptions, SubscribeOptions, Subscription, TopologyNode};
 
+use super::args::ReadFrom;
 use super::check::STAMP_BYTES;
 use super::plan::Plan;
 use super::run::{Outgoing, Sink};
@@ -14,15 +16,22 @@ use super::target::{Publish, Receive, Target};
 /// What the target needs of the plan.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    address: String,
+    addresses: Vec<String>,
+    read_from: ReadFrom,
     size: usize,
     keys: usize,
     batch_bytes: Option<usize>,
 }
 
 impl Config {
-    pub(crate) fn new(address: &str, plan: &Plan) -> Self {
-        Self { address: address.to_owned(), size: plan.size, keys: plan.keys, batch_bytes: plan.asked_batch_bytes }
+    pub(crate) fn new(addresses: &[String], plan: &Plan) -> Self {
+        Self {
+            addresses: addresses.to_vec(),
+            read_from: plan.read_from,
+            size: plan.size,
+            keys: plan.keys,
+            batch_bytes: plan.asked_batch_bytes,
+        }
     }
 }
 
@@ -36,9 +45,25 @@ impl Broky {
         Self { config }
     }
 
-    async fn connect(&self, streams: usize) -> Result<Client> {
-        let builder = Client::builder().address(&self.config.address).streams_per_connection(streams);
-        builder.connect().await.with_context(|| format!("connecting to {}", self.config.address))
+    async fn connect(&self, addresses: &[String], streams: usize) -> Result<Client> {
+        let builder = Client::builder().addresses(addresses).streams_per_connection(streams);
+        builder.connect().await.with_context(|| format!("connecting to {}", addresses.join(",")))
+    }
+
+    /// Addresses of the nodes that subscribers may read from.
+    async fn sources(&self) -> Result<Vec<String>> {
+        let wants_leader = match self.config.read_from {
+            ReadFrom::Any => return Ok(self.config.addresses.clone()),
+            ReadFrom::Leader => true,
+            ReadFrom::Follower => false,
+        };
+        let topology = self.connect(&self.config.addresses, 1).await?.topology().await?;
+        let vbucket = topology.vbucket_of(b"", Subject::new(self.config.keys).of(0));
+        let (leader, _) = topology.leader(vbucket).context("the first key's vbucket has no leader")?;
+        let fits = |node: &&TopologyNode| (node.address == leader.address) == wants_leader;
+        let sources: Vec<_> = topology.nodes.iter().filter(fits).map(|node| node.address.clone()).collect();
+        ensure!(!sources.is_empty(), "there is no node but the leader");
+        Ok(sources)
     }
 }
 
@@ -47,7 +72,7 @@ impl Target for Broky {
     type Subscriber = Subscriber;
 
     async fn publisher(&self) -> Result<Publisher> {
-        let client = self.connect(1).await?;
+        let client = self.connect(&self.config.addresses, 1).await?;
         let mut options = ProducerOptions { message_bytes_max: usize::MAX, ..ProducerOptions::default() };
         if let Some(bytes) = self.config.batch_bytes {
             options.batch_bytes_max = bytes;
@@ -58,7 +83,7 @@ impl Target for Broky {
     }
 
     async fn subscribers(&self, count: usize) -> Result<Vec<Subscriber>> {
-        let client = self.connect(count).await?;
+        let client = self.connect(&self.sources().await?, count).await?;
         let mut subscribers = Vec::with_capacity(count);
         for _ in 0..count {
             let options = SubscribeOptions::new([Subject::pattern(self.config.keys)]);
@@ -69,7 +94,7 @@ impl Target for Broky {
     }
 
     async fn describe(&self) -> Result<String> {
-        let topology = self.connect(1).await?.topology().await?;
+        let topology = self.connect(&self.config.addresses, 1).await?.topology().await?;
         Ok(format!("broky {}, {} node(s)", env!("CARGO_PKG_VERSION"), topology.nodes.len()))
     }
 }

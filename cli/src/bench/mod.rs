@@ -50,8 +50,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             let config = nats::Config::new(address, &plan);
             drive::drive(&plan, move || nats::Nats::new(config.clone()))?
         }
-        Broker::Broky(address) => {
-            let config = broky::Config::new(address, &plan);
+        Broker::JetStream(addresses) => {
+            let config = nats::jetstream::Config::new(addresses, &plan);
+            drive::drive(&plan, move || nats::jetstream::JetStream::new(config.clone()))?
+        }
+        Broker::Broky(addresses) => {
+            let config = broky::Config::new(addresses, &plan);
             drive::drive(&plan, move || broky::Broky::new(config.clone()))?
         }
     };

@@ -1,38 +1,29 @@
-//! nats-server as a target, by its own text protocol, as fast as the server can take it.
+//! nats-server as a target, by its own text protocol, as fast as the server can take it: here NATS core, which neither
+//! stores nor replicates, and in [`jetstream`] what does.
 //!
 //! The comparison is only worth something if NATS gets its best: no client library in between, publishes gathered into
-//! large writes from frames built beforehand, deliveries parsed where they were read, no allocation and no lock per
-//! message. All connections of a thread share one read buffer, so 10,000 of them stay in the cache; what is left of an
-//! incomplete message is kept with its connection until the next read.
+//! large writes from frames built beforehand, deliveries parsed where they were read ([`reader`]), no allocation and no
+//! lock per message.
 //!
 //! Protocol: <https://docs.nats.io/reference/reference-protocols/nats-protocol>.
 
+mod connection;
 mod frame;
+pub(crate) mod jetstream;
 mod parse;
-
-use std::cell::RefCell;
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+mod reader;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use self::connection::connect;
 use self::frame::Frame;
-use self::parse::{Event, Parser};
+use self::parse::Parser;
+use self::reader::{Buffer, Reader, Subscriber};
 use super::plan::Plan;
-use super::run::{Outgoing, Sink};
-use super::target::{Publish, Receive, Target};
-
-/// Read buffer of a thread. Bigger ones fall out of the cache.
-const READ_BYTES: usize = 256 << 10;
-/// The server's greeting and its answer to the first ping.
-const GREETING_BYTES: usize = 8 << 10;
-/// Headers off: the server then writes the shorter `MSG` and never looks for headers.
-const CONNECT: &[u8] = b"CONNECT {\"verbose\":false,\"pedantic\":false,\"tls_required\":false,\"headers\":false,\
-    \"lang\":\"rust\",\"name\":\"broky bench\",\"version\":\"1\",\"protocol\":1,\"echo\":true}\r\n";
+use super::run::Outgoing;
+use super::target::{Publish, Target};
 
 /// What the target needs of the plan.
 #[derive(Clone, Debug)]
@@ -51,41 +42,13 @@ impl Config {
 /// nats-server, seen from one worker thread.
 pub(crate) struct Nats {
     config: Config,
-    buffer: Rc<RefCell<Vec<u8>>>,
+    buffer: Buffer,
 }
 
 impl Nats {
     pub(crate) fn new(config: Config) -> Self {
-        let bytes = READ_BYTES.max(4 * config.size);
-        Self { config, buffer: Rc::new(RefCell::new(vec![0; bytes])) }
+        Self { buffer: reader::buffer(config.size), config }
     }
-
-    /// Connects, introduces itself, sends `more` and waits until the server has seen all of it. Returns what the server
-    /// said, the greeting first.
-    async fn connect(&self, more: &[u8]) -> Result<(TcpStream, String)> {
-        let address = &self.config.address;
-        let mut stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
-        stream.set_nodelay(true)?;
-        stream.write_all(&[CONNECT, more, b"PING\r\n"].concat()).await?;
-        let mut said = Vec::with_capacity(GREETING_BYTES);
-        while !said.ends_with(b"PONG\r\n") {
-            ensure!(said.len() < GREETING_BYTES, "nats-server at {address} does not answer as one");
-            let count = poll_fn(|cx| read_some(&mut stream, cx, &mut said)).await?;
-            ensure!(count > 0, "nats-server at {address} hung up: {}", String::from_utf8_lossy(&said));
-        }
-        let said = String::from_utf8_lossy(&said).into_owned();
-        ensure!(said.starts_with("INFO "), "no nats-server at {address}");
-        ensure!(!said.contains("-ERR"), "nats-server at {address} refuses: {said}");
-        Ok((stream, said))
-    }
-}
-
-fn read_some(stream: &mut TcpStream, cx: &mut Context<'_>, into: &mut Vec<u8>) -> Poll<std::io::Result<usize>> {
-    let mut chunk = [0; 4096];
-    let mut read = ReadBuf::new(&mut chunk);
-    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
-    into.extend_from_slice(read.filled());
-    Poll::Ready(Ok(read.filled().len()))
 }
 
 impl Target for Nats {
@@ -93,25 +56,22 @@ impl Target for Nats {
     type Subscriber = Subscriber;
 
     async fn publisher(&self) -> Result<Publisher> {
-        let (stream, _) = self.connect(b"").await?;
-        let frame = Frame::new(self.config.size, self.config.keys);
+        let (stream, _) = connect(&self.config.address, b"").await?;
+        let frame = Frame::new(self.config.size, self.config.keys, None);
         Ok(Publisher { stream, frame, buffer: Vec::new() })
     }
 
     async fn subscribers(&self, count: usize) -> Result<Vec<Subscriber>> {
         let subject = frame::subscription(self.config.keys);
         let requests: String = (0..count).map(|sid| format!("SUB {subject} {sid}\r\n")).collect();
-        let (stream, _) = self.connect(requests.as_bytes()).await?;
+        let (stream, _) = connect(&self.config.address, requests.as_bytes()).await?;
         let parser = Parser::new(frame::subject_len(self.config.keys));
-        Ok(vec![Subscriber { stream, parser, count, rest: Vec::new(), buffer: self.buffer.clone() }])
+        Ok(vec![Subscriber::new(stream, Reader::new(parser, self.buffer.clone()), count)])
     }
 
     async fn describe(&self) -> Result<String> {
-        let (_, said) = self.connect(b"").await?;
-        let info = said.strip_prefix("INFO ").and_then(|rest| rest.lines().next()).unwrap_or_default();
-        let info: serde_json::Value = serde_json::from_str(info).context("nats-server's greeting")?;
-        let version = info.get("version").and_then(|version| version.as_str()).unwrap_or("of unknown version");
-        Ok(format!("nats-server {version}"))
+        let (_, greeting) = connect(&self.config.address, b"").await?;
+        Ok(format!("nats-server {}", greeting.version()))
     }
 }
 
@@ -160,55 +120,5 @@ impl Publish for Publisher {
 
     async fn finish(&mut self) -> Result<()> {
         Ok(())
-    }
-}
-
-/// A connection with one or more subscriptions.
-pub(crate) struct Subscriber {
-    stream: TcpStream,
-    parser: Parser,
-    count: usize,
-    /// Beginning of a message whose end has not arrived.
-    rest: Vec<u8>,
-    /// Shared by all connections of the thread.
-    buffer: Rc<RefCell<Vec<u8>>>,
-}
-
-impl Subscriber {
-    fn poll_receive(&mut self, cx: &mut Context<'_>, sink: &mut Sink) -> Poll<Result<Event>> {
-        let mut buffer = self.buffer.borrow_mut();
-        let Some((head, tail)) = buffer.split_at_mut_checked(self.rest.len()) else {
-            return Poll::Ready(Err(anyhow::anyhow!("a message larger than the read buffer")));
-        };
-        ensure_ready(!tail.is_empty(), "a message as large as the read buffer")?;
-        let mut read = ReadBuf::new(tail);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
-        let count = read.filled().len();
-        ensure_ready(count > 0, "the server hung up: it does so to subscribers it finds too slow")?;
-        head.copy_from_slice(&self.rest);
-        let length = head.len() + count;
-        let arrived = buffer.get(..length).unwrap_or_default();
-        sink.arrived();
-        let (event, rest) = self.parser.parse(arrived, sink)?;
-        self.rest.clear();
-        self.rest.extend_from_slice(rest);
-        Poll::Ready(Ok(event))
-    }
-}
-
-fn ensure_ready(condition: bool, otherwise: &'static str) -> Result<()> {
-    if condition { Ok(()) } else { bail!(otherwise) }
-}
-
-impl Receive for Subscriber {
-    fn subscribers(&self) -> usize {
-        self.count
-    }
-
-    async fn receive(&mut self, sink: &mut Sink) -> Result<()> {
-        match poll_fn(|cx| self.poll_receive(cx, sink)).await? {
-            Event::Messages => Ok(()),
-            Event::Ping => self.stream.write_all(b"PONG\r\n").await.context("answering a ping"),
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::args::{BenchArgs, Mode, Pacing};
+use super::args::{BenchArgs, Mode, Pacing, ReadFrom};
 use super::check::STAMP_BYTES;
 use super::units::{narrow, wide};
 
@@ -21,8 +21,12 @@ const SEQUENCES_MAX: u64 = 512 << 20;
 /// The broker under test.
 #[derive(Clone, Debug)]
 pub(crate) enum Broker {
-    Broky(String),
+    /// The nodes of a cluster, or the only one.
+    Broky(Vec<String>),
+    /// NATS core: nothing is stored or replicated.
     Nats(String),
+    /// JetStream: stored in memory, on all of these.
+    JetStream(Vec<String>),
 }
 
 impl Broker {
@@ -30,12 +34,14 @@ impl Broker {
         match self {
             Self::Broky(_) => "broky",
             Self::Nats(_) => "nats",
+            Self::JetStream(_) => "jetstream",
         }
     }
 
-    pub(crate) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> String {
         match self {
-            Self::Broky(address) | Self::Nats(address) => address,
+            Self::Nats(address) => address.clone(),
+            Self::Broky(addresses) | Self::JetStream(addresses) => addresses.join(","),
         }
     }
 }
@@ -54,6 +60,7 @@ pub(crate) struct Plan {
     pub(crate) mode: Mode,
     pub(crate) pacing: Pacing,
     pub(crate) broker: Broker,
+    pub(crate) read_from: ReadFrom,
     pub(crate) publishers: usize,
     pub(crate) subscribers: usize,
     pub(crate) subscribers_per_connection: usize,
@@ -72,6 +79,8 @@ pub(crate) struct Plan {
     pub(crate) run_messages: u64,
     /// Messages the publishers may be ahead of the slowest subscriber.
     pub(crate) window_messages: u64,
+    /// Messages that are published before the publisher waits until JetStream has answered all of them.
+    pub(crate) burst_messages: Option<u64>,
     pub(crate) threads: usize,
 }
 
@@ -97,14 +106,16 @@ impl Plan {
                 (wide(batch_bytes / args.size.max(1)).clamp(1, window / 4), window)
             }
         };
-        let broker = match &args.nats {
-            Some(address) => Broker::Nats(address.clone()),
-            None => Broker::Broky(args.server.clone()),
+        let broker = match (&args.nats, &args.jetstream) {
+            (Some(address), _) => Broker::Nats(address.clone()),
+            (None, Some(addresses)) => Broker::JetStream(addresses.clone()),
+            (None, None) => Broker::Broky(args.server.clone()),
         };
         Ok(Self {
             mode: args.mode,
             pacing: args.pacing,
             broker,
+            read_from: args.read_from,
             publishers,
             subscribers,
             subscribers_per_connection: narrow(args.subscribers_per_connection.into()),
@@ -118,6 +129,7 @@ impl Plan {
             asked_batch_bytes: args.batch,
             run_messages,
             window_messages,
+            burst_messages: args.burst,
             threads: args.threads.map_or(1, usize::from),
         })
     }

@@ -42,9 +42,10 @@ impl LatencyUs {
 }
 
 #[derive(Serialize, Debug)]
-struct Parameters<'a> {
+struct Parameters {
     mode: String,
-    address: &'a str,
+    address: String,
+    read_from: String,
     publishers: usize,
     subscribers: usize,
     subscribers_per_connection: usize,
@@ -56,11 +57,12 @@ struct Parameters<'a> {
     rate: Option<u64>,
     batch_bytes: usize,
     window_messages: u64,
+    burst_messages: Option<u64>,
     threads: usize,
 }
 
-impl<'a> Parameters<'a> {
-    fn of(plan: &'a Plan) -> Self {
+impl Parameters {
+    fn of(plan: &Plan) -> Self {
         let (seconds, messages) = match plan.length {
             Length::Time(time) => (Some(time.as_secs_f64()), None),
             Length::Messages(messages) => (None, Some(messages)),
@@ -68,6 +70,7 @@ impl<'a> Parameters<'a> {
         Self {
             mode: plan.mode.to_string(),
             address: plan.broker.address(),
+            read_from: plan.read_from.to_string(),
             publishers: plan.publishers,
             subscribers: plan.subscribers,
             subscribers_per_connection: plan.subscribers_per_connection,
@@ -79,6 +82,7 @@ impl<'a> Parameters<'a> {
             rate: (plan.mode == Mode::OpenLoop).then_some(plan.rate),
             batch_bytes: plan.batch_bytes,
             window_messages: plan.window_messages,
+            burst_messages: plan.burst_messages,
             threads: plan.threads,
         }
     }
@@ -89,7 +93,7 @@ struct Report<'a> {
     broker: &'static str,
     broker_version: &'a str,
     bench_version: &'static str,
-    parameters: Parameters<'a>,
+    parameters: Parameters,
     machine: &'a Machine,
     connect_seconds: f64,
     measured_seconds: f64,

@@ -27,12 +27,16 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub(super) fn new(size: usize, keys: usize) -> Self {
+    /// `reply`: subject that an answer to each message is to be sent to.
+    pub(super) fn new(size: usize, keys: usize, reply: Option<&str>) -> Self {
         let (subject, key_at) = match keys {
             1 => (SUBJECT.to_owned(), None),
             _ => (format!("{SUBJECT}.{:0width$}", 0, width = KEY_DIGITS), Some("PUB ".len() + SUBJECT.len() + 1)),
         };
-        let mut bytes = format!("PUB {subject} {size}\r\n").into_bytes();
+        let mut bytes = match reply {
+            Some(reply) => format!("PUB {subject} {reply} {size}\r\n").into_bytes(),
+            None => format!("PUB {subject} {size}\r\n").into_bytes(),
+        };
         let stamp_at = bytes.len();
         bytes.resize(stamp_at + size, b'.');
         bytes.extend_from_slice(b"\r\n");
@@ -69,8 +73,17 @@ mod tests {
     fn a_frame_carries_key_and_stamp() {
         let stamp = Stamp { publisher: 0, key: 427, sequence: 5, intended_ns: 6 };
         let mut buffer = Vec::new();
-        Frame::new(18, 1000).append(stamp, &mut buffer);
+        Frame::new(18, 1000, None).append(stamp, &mut buffer);
         let expected = [b"PUB b.0427 18\r\n".as_slice(), &stamp.encode(), b"..\r\n"].concat();
+        assert_eq!(buffer, expected);
+    }
+
+    #[test]
+    fn a_frame_says_where_to_reply() {
+        let stamp = Stamp { publisher: 0, key: 427, sequence: 5, intended_ns: 6 };
+        let mut buffer = Vec::new();
+        Frame::new(16, 1000, Some("_INBOX.7")).append(stamp, &mut buffer);
+        let expected = [b"PUB b.0427 _INBOX.7 16\r\n".as_slice(), &stamp.encode(), b"\r\n"].concat();
         assert_eq!(buffer, expected);
     }
 
@@ -78,7 +91,7 @@ mod tests {
     fn a_payload_too_short_for_a_stamp_holds_its_beginning() {
         let stamp = Stamp { publisher: 0x4141, key: 0, sequence: 5, intended_ns: 6 };
         let mut buffer = Vec::new();
-        Frame::new(2, 1).append(stamp, &mut buffer);
+        Frame::new(2, 1, None).append(stamp, &mut buffer);
         assert_eq!(buffer, b"PUB b 2\r\nAA\r\n");
     }
 }
