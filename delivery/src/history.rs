@@ -3,8 +3,9 @@
 //! Readers stand at different places in a feed, so what will not come is noted in the feed itself, between the blocks
 //! before and those behind it. Each reader is told when it gets there, in order with everything else.
 
+use broky_proto::error::Refusal;
 use broky_proto::id::{Epoch, Lineage, Offset, VBucketId};
-use broky_proto::v1::{self, GapReason};
+use broky_proto::v1::{self, ErrorCode, GapReason};
 
 use crate::delivery::Delivery;
 use crate::feed::FeedId;
@@ -31,11 +32,29 @@ impl Delivery {
         }
     }
 
-    /// Notes whether what is read here is all there is. Subscriptions are not opened while it is not: they would be
-    /// confirmed, and then miss what they were promised. Returns whether that changed.
-    pub fn set_ready(&mut self, vbucket: VBucketId, is_ready: bool) -> bool {
+    /// Notes whether what is read here is all there is. Subscriptions are not opened while it is not, and those that are
+    /// open end: they would miss what they were promised, and not know it. Elsewhere they go on where they were. Returns
+    /// whether that changed.
+    pub fn set_ready(&mut self, vbucket: VBucketId, is_ready: bool, wake: &mut Vec<SubscriptionId>) -> bool {
         let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return false };
-        std::mem::replace(&mut view.is_ready, is_ready) != is_ready
+        let was_ready = std::mem::replace(&mut view.is_ready, is_ready);
+        if was_ready && !is_ready {
+            self.end_readers_of(vbucket, wake);
+        }
+        was_ready != is_ready
+    }
+
+    fn end_readers_of(&mut self, vbucket: VBucketId, wake: &mut Vec<SubscriptionId>) {
+        let (interests, vbuckets) = (&self.interests, self.config.vbuckets);
+        for (index, subscription) in &mut self.subscriptions {
+            let wants = interests.get(subscription.interest).is_none_or(|it| it.may_want_vbucket(vbucket, vbuckets));
+            if wants && subscription.ended.is_none() {
+                let reason = format!("vbucket {vbucket} is not in sync at this node any more");
+                subscription.ended = Some(Refusal::new(ErrorCode::NotReady, reason));
+                #[expect(clippy::cast_possible_truncation, reason = "bounded by SUBSCRIPTIONS_MAX")]
+                wake.push(SubscriptionId { index: index as u32, generation: subscription.generation });
+            }
+        }
     }
 
     /// Whether subscriptions to a vbucket can be opened here.

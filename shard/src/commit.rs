@@ -107,7 +107,7 @@ impl Shard {
             Mirror::Skip { vbucket, next } => self.delivery.skip_to(feed, vbucket, next, &mut out.wake),
             Mirror::Epoch { vbucket, epoch } => self.delivery.set_epoch(vbucket, epoch),
             Mirror::Ready { vbucket, is_ready } => {
-                out.is_ready_changed |= self.delivery.set_ready(vbucket, is_ready);
+                out.is_ready_changed |= self.delivery.set_ready(vbucket, is_ready, &mut out.wake);
             }
         }
     }

@@ -100,7 +100,7 @@ impl Shard {
         }
         self.restage(id, &place);
         let is_ready = place.is_held && place.isr.contains(&self.config.me);
-        if self.delivery.set_ready(id, is_ready) {
+        if self.delivery.set_ready(id, is_ready, &mut out.wake) {
             out.is_ready_changed = true;
             self.mirror(Mirror::Ready { vbucket: id, is_ready }, out);
         }

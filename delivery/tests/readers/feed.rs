@@ -27,7 +27,7 @@ impl Feed {
             cursor_interval_bytes: 1 << 20,
         });
         delivery.set_view(VBUCKET, Lineage(2), Epoch(1), Offset(base));
-        delivery.set_ready(VBUCKET, true);
+        delivery.set_ready(VBUCKET, true, &mut Vec::new());
         Self { delivery, next: base }
     }
 
@@ -48,6 +48,13 @@ impl Feed {
         };
         let mut wake = Vec::new();
         self.delivery.handle_block(FEED, block, &entries, &mut wake);
+        wake
+    }
+
+    /// The node does not hold all there is any more; returns the readers to wake.
+    pub(crate) fn fall_behind(&mut self) -> Vec<SubscriptionId> {
+        let mut wake = Vec::new();
+        self.delivery.set_ready(VBUCKET, false, &mut wake);
         wake
     }
 
