@@ -207,7 +207,13 @@ impl Shard {
     pub(crate) fn note_commit(&mut self, sealed: &Sealed) {
         for (id, session) in &mut self.sessions {
             match sealed.sent.iter().find(|(sent, _)| sent == id) {
-                Some((_, seq)) => session.notices.seqs.push(*seq),
+                Some((_, seq)) => {
+                    session.notices.seqs.push(*seq);
+                    // What was attached anew since was sent again, in another frame.
+                    let runs = sealed.block.runs.iter().filter(|run| session.stage(run.vbucket).is_newer_than(*seq));
+                    let highs: Vec<_> = runs.map(|run| (run.vbucket, run.end())).collect();
+                    session.notices.highs.extend(highs);
+                }
                 None => {
                     let live = sealed.block.runs.iter().filter(|run| session.stage(run.vbucket).is_live());
                     let highs: Vec<_> = live.map(|run| (run.vbucket, run.end())).collect();

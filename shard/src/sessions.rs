@@ -59,6 +59,11 @@ impl Stage {
         }
     }
 
+    /// Whether it is live since a later frame than this one.
+    pub(crate) fn is_newer_than(self, seq: u64) -> bool {
+        matches!(self, Self::Live { begun, .. } if begun > seq)
+    }
+
     pub(crate) fn is_live(self) -> bool {
         matches!(self, Self::Live { .. })
     }

@@ -39,7 +39,7 @@ impl VBucket {
         self.leader = leader;
         self.dedup = Dedup::default();
         for (at, (producer, sequence, _)) in self.log.iter().enumerate() {
-            self.dedup.stored(*producer, *sequence, Offset(at as u64));
+            self.dedup.stored(*producer, *sequence, Offset(at as u64), Offset(at as u64));
         }
     }
 
@@ -60,7 +60,7 @@ impl VBucket {
                 Err(ErrorCode::NotEnoughReplicas)
             }
             Verdict::New => {
-                self.dedup.stored(producer, sequence, end);
+                self.dedup.stored(producer, sequence, end, end);
                 self.log.push((producer, sequence, number));
                 Ok(false)
             }
