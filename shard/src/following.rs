@@ -372,7 +372,23 @@ impl Shard {
             self.commit_to(leader, vbucket, Offset(*high));
             self.pending.note_uneven();
         }
+        if !news.vbuckets.is_empty() {
+            self.forget_committed(id);
+        }
         Ok(())
+    }
+
+    /// Forgets the oldest blocks of a link that are committed by high watermark: no notice will name them.
+    fn forget_committed(&mut self, id: InboundId) {
+        let Some(link) = self.inbound.get_mut(&id) else { return };
+        let replicas = &self.replicas;
+        let is_committed = |run: &Run| {
+            let replica = replicas.get(usize::from(run.vbucket.0)).and_then(Option::as_ref);
+            replica.is_none_or(|replica| replica.log().high_watermark() >= run.end())
+        };
+        while link.blocks.front().is_some_and(|(_, runs)| runs.iter().all(is_committed)) {
+            link.blocks.pop_front();
+        }
     }
 
     fn commit_to(&mut self, leader: Member, vbucket: VBucketId, to: Offset) {
