@@ -52,6 +52,8 @@ pub(super) struct Driver {
     return_backoff: Backoff,
     /// Since when every answer asks for a retry.
     refused_since: Option<Instant>,
+    /// Whether the node owed an answer at the last look.
+    is_silent: bool,
 }
 
 /// Why something was interrupted.
@@ -88,6 +90,7 @@ impl Driver {
             return_at: Instant::now(),
             return_backoff: Backoff::new(RETURN_FIRST, RETURN_MAX),
             refused_since: None,
+            is_silent: false,
         }
     }
 
@@ -246,9 +249,14 @@ impl Driver {
                     self.is_ticking = until.is_some();
                     self.sleep.as_mut().reset(until.unwrap_or(now));
                 }
-                Tick::Busy => {
+                tick @ (Tick::Busy | Tick::Silent) => {
                     self.is_ticking = true;
                     self.sleep.as_mut().reset(now + self.tick);
+                    // Once in a silence is enough.
+                    let was_silent = std::mem::replace(&mut self.is_silent, tick == Tick::Silent);
+                    if let Some(connected) = self.connected.as_ref().filter(|_| self.is_silent && !was_silent) {
+                        self.pool.handle_silence(connected);
+                    }
                     self.look_for_target()?;
                 }
                 Tick::Leave(reason) => return Err(Stop::Leave(reason)),

@@ -22,6 +22,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// has nothing to wait for if it is not.
 const DESERTED_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// How long a node may owe an answer before the cluster map is asked for elsewhere.
+const SILENCE_NOTED: Duration = Duration::from_millis(250);
+
 /// A lane, in the hands of its driver.
 pub(super) struct Lane {
     pub(super) lanes: Arc<Lanes>,
@@ -36,6 +39,8 @@ pub(super) enum Tick {
     Idle(Option<Instant>),
     /// Look again later.
     Busy,
+    /// Look again later; the node owes an answer for a while now.
+    Silent,
     /// Give the stream up, for this reason.
     Leave(String),
     /// The lane is gone.
@@ -153,6 +158,8 @@ impl Lane {
                 Tick::Leave("no answer within the delivery timeout".to_owned())
             } else if is_awaiting && now.duration_since(port.heard) > patience {
                 Tick::Leave(format!("no answer within {patience:?}"))
+            } else if is_awaiting && now.duration_since(port.heard) > SILENCE_NOTED {
+                Tick::Silent
             } else if !is_empty {
                 Tick::Busy
             } else {

@@ -153,6 +153,8 @@ impl Follower {
                 message = responses.next() => Ok(message),
                 // A stream of ours to that node broke or went silent: this one may be silent as well.
                 () = self.pool.distrusted(address) => return format!("{address} cannot be relied on"),
+                // It is early to say so; but should it be dead, the map that says so comes from another node.
+                () = self.pool.silent(address) => return format!("{address} owes an answer"),
             };
         }
     }

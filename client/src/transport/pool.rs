@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -33,6 +33,8 @@ pub(crate) struct Pool {
     dialing: tokio::sync::Mutex<()>,
     /// Wakes whoever relies on an address when one failed.
     failed: Notify,
+    /// The address that was silent last, when it should have answered.
+    silent: watch::Sender<Option<Arc<str>>>,
 }
 
 /// How long to wait for another's dialing before dialing oneself: far longer than a connection takes, far shorter than
@@ -49,6 +51,7 @@ impl Pool {
             connections: Mutex::default(),
             dialing: tokio::sync::Mutex::new(()),
             failed: Notify::new(),
+            silent: watch::Sender::new(None),
         }
     }
 
@@ -190,6 +193,23 @@ impl Pool {
     pub(crate) fn handle_failure(&self, address: &str) {
         self.addresses().handle_failure(address, Instant::now());
         self.failed.notify_waiters();
+    }
+
+    /// An address owes an answer for a moment: it may be slow, or dead.
+    pub(crate) fn handle_silence(&self, address: &Arc<str>) {
+        self.silent.send_replace(Some(Arc::clone(address)));
+    }
+
+    /// Waits until an address owes an answer.
+    pub(crate) async fn silent(&self, address: &str) {
+        let mut silent = self.silent.subscribe();
+        let is_it = |silent: &Option<Arc<str>>| silent.as_deref() == Some(address);
+        // What was noted before this wait is over, as far as anybody knows.
+        while silent.changed().await.is_ok() {
+            if is_it(&silent.borrow_and_update()) {
+                return;
+            }
+        }
     }
 
     /// Waits until an address is not to be relied on.
