@@ -15,7 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Apart from the client protocol, so that reflection does not show it.
     let peers = protox::compile(["broky/peer/v1/control.proto"], ["."])?;
     tonic_prost_build::configure().bytes(".broky.peer.v1").build_transport(false).compile_fds(peers)?;
-    let data = protox::compile(["broky/data/v1/replicate.proto", "broky/data/v1/forward.proto"], ["."])?;
+    let data = ["broky/data/v1/replicate.proto", "broky/data/v1/forward.proto", "broky/data/v1/relay.proto"];
+    let data = protox::compile(data, ["."])?;
     tonic_prost_build::configure().bytes(".broky.data.v1").build_server(false).build_client(false).compile_fds(data)?;
     Ok(())
 }

@@ -9,9 +9,11 @@ use slab::Slab;
 
 use crate::feed::{Block, BlockSeq, Entry, Feed, FeedId};
 use crate::interest::{InterestId, Interests};
-use crate::matching::Matcher;
+use crate::matching::{Matcher, Matches};
+use crate::news::News;
+use crate::relay::Relays;
 use crate::subscription::{Position, Subscription, SubscriptionId};
-use crate::view::{View, is_fed_by};
+use crate::view::{Kind, View, is_fed_by};
 
 /// What a [`Delivery`] is told at its start.
 #[derive(Clone, Debug)]
@@ -40,6 +42,10 @@ pub struct DeliveryStats {
     pub dropped_messages: u64,
     /// Gaps told.
     pub gaps: u64,
+    /// Messages handed to other nodes that relay them.
+    pub relayed_messages: u64,
+    /// Bytes handed to other nodes that relay them.
+    pub relayed_bytes: u64,
     /// Subscriptions ended because they were too slow or held memory.
     pub slow_ended: u64,
 }
@@ -56,8 +62,13 @@ pub struct Delivery {
     pub(crate) views: Vec<View>,
     pub(crate) interests: Interests,
     pub(crate) subscriptions: Slab<Subscription>,
+    /// Subscriptions that wait until they can begin.
+    pub(crate) opening: Vec<SubscriptionId>,
+    /// Other nodes that read here what they do not hold.
+    pub(crate) relays: Relays,
+    pub(crate) news: News,
     pub(crate) stats: DeliveryStats,
-    matcher: Matcher,
+    pub(crate) matcher: Matcher,
     generation: u32,
     heartbeat_slot: usize,
     pub(crate) heartbeat: Bytes,
@@ -80,6 +91,9 @@ impl Delivery {
             views,
             interests: Interests::default(),
             subscriptions: Slab::new(),
+            opening: Vec::new(),
+            relays: Relays::default(),
+            news: News::default(),
             stats: DeliveryStats::default(),
             matcher: Matcher::default(),
             generation: 0,
@@ -110,17 +124,27 @@ impl Delivery {
 
     /// Takes a committed block. `entries` are its messages, in order; they may be left out where
     /// [`Delivery::needs_entries`] allows it. Readers that have something to read are added to `wake`.
-    pub fn handle_block(&mut self, feed: FeedId, block: Block, entries: &[Entry], wake: &mut Vec<SubscriptionId>) {
+    pub fn handle_block(
+        &mut self,
+        feed: FeedId,
+        kind: Kind,
+        block: Block,
+        entries: &[Entry],
+        wake: &mut Vec<SubscriptionId>,
+    ) {
         debug_assert!(
-            block.messages as usize == entries.len() || !self.needs_entries(&block),
+            block.messages as usize == entries.len() || !self.needs_entries(&block) || kind == Kind::Hidden,
             "every message has an entry"
         );
-        let matches = self.matcher.match_block(&self.interests, &block, entries);
+        let matches = match kind {
+            Kind::Log | Kind::Relayed => self.matcher.match_block(&self.interests, &block, entries),
+            Kind::Hidden => Matches::default(),
+        };
         let Some(target) = self.feeds.get_mut(usize::from(feed.0)) else { return };
         let seq = target.tail();
         for run in block.runs.iter() {
             if let Some(view) = self.views.get_mut(usize::from(run.vbucket.0)) {
-                view.append(run, seq);
+                view.append(kind, run, seq);
             }
         }
         for interest in matches.interests() {
@@ -135,7 +159,13 @@ impl Delivery {
                 }
             }
         }
-        target.push(block, matches);
+        if kind == Kind::Log {
+            self.relays.note_block(&block, &matches);
+        }
+        target.push(kind, block, matches);
+        if kind == Kind::Hidden {
+            self.begin_waiting(wake);
+        }
     }
 
     /// Ends a subscription at its reader's wish, or after [`crate::Poll::Ended`].
@@ -146,7 +176,11 @@ impl Delivery {
         for feed in self.feed_ids() {
             self.leave_live(id, feed);
         }
+        self.opening.retain(|opening| *opening != id);
         let subscription = self.subscriptions.remove(id.index());
+        if subscription.is_local {
+            self.forget_reader(subscription.interest);
+        }
         self.interests.release(subscription.interest);
     }
 
@@ -220,16 +254,17 @@ impl Delivery {
         self.stats
     }
 
-    /// A block of a feed, while it is in memory.
+    /// A block of the logs held here, while it is in memory.
     #[must_use]
     pub fn block(&self, feed: FeedId, seq: BlockSeq) -> Option<&Block> {
-        self.feeds.get(usize::from(feed.0))?.slot(seq).map(|slot| &slot.block)
+        let slot = self.feeds.get(usize::from(feed.0))?.slot(seq)?;
+        (slot.kind != Kind::Relayed).then_some(&slot.block)
     }
 
-    /// The block in which an offset stands, or the first one behind it; `None` when that is still to come.
+    /// The block of the log in which an offset stands, or the first one behind it; `None` when that is still to come.
     #[must_use]
     pub fn block_of(&self, vbucket: VBucketId, offset: Offset) -> Option<BlockSeq> {
-        self.views.get(usize::from(vbucket.0))?.block_of(offset)
+        self.views.get(usize::from(vbucket.0))?.log.block_of(offset)
     }
 
     /// The sequence that a feed's next block will get.
@@ -260,7 +295,7 @@ impl Delivery {
     pub(crate) fn has_reached(&self, feed: FeedId, from: &[Offset]) -> bool {
         let carried = self.config.vbuckets.iter().zip(self.views.iter().zip(from));
         let mut carried = carried.filter(|(vbucket, _)| is_fed_by(*vbucket, feed.0, self.config.feeds));
-        carried.all(|(_, (view, from))| view.end >= *from)
+        carried.all(|(_, (view, from))| view.seen().end >= *from)
     }
 
     pub(crate) fn bytes_total(&self) -> u64 {
@@ -281,7 +316,7 @@ impl Delivery {
             .filter(|(vbucket, _)| interest.is_none_or(|interest| interest.may_want_vbucket(*vbucket, vbuckets)))
             .map(|(vbucket, view)| v1::Cursor {
                 vbucket: u32::from(vbucket.0),
-                lineage: view.lineage.0,
+                lineage: view.seen().lineage.0,
                 epoch: view.epoch.0,
                 offset: at(vbucket, view).0,
             })

@@ -16,12 +16,14 @@ use crate::delivery::Delivery;
 use crate::feed::{Block, BlockSeq, FeedId};
 use crate::poll::wanted_pieces;
 use crate::subscription::{Position, SubscriptionId};
+use crate::view::{Kind, View};
 
 impl Delivery {
-    /// Evicts the oldest block of a feed; hands it to `on_evicted` so that its owner can account for it.
+    /// Evicts the oldest block of a feed; hands it to `on_evicted` so that its owner can account for it. What is relayed or
+    /// a note of a gap is [`Kind::Relayed`].
     ///
     /// Returns whether there was one.
-    pub fn evict_oldest(&mut self, feed: FeedId, on_evicted: impl FnOnce(&Block)) -> bool {
+    pub fn evict_oldest(&mut self, feed: FeedId, on_evicted: impl FnOnce(Kind, &Block)) -> bool {
         let Some(source) = self.feeds.get(usize::from(feed.0)) else { return false };
         let oldest = source.oldest();
         if oldest == source.tail() {
@@ -30,13 +32,14 @@ impl Delivery {
         if source.behind_floor <= oldest {
             self.overtake(feed, oldest);
         }
-        let Some(block) = self.feeds.get_mut(usize::from(feed.0)).and_then(|source| source.pop()) else { return false };
+        let evicted = self.feeds.get_mut(usize::from(feed.0)).and_then(|source| source.pop());
+        let Some((kind, block)) = evicted else { return false };
         for run in block.runs.iter() {
             if let Some(view) = self.views.get_mut(usize::from(run.vbucket.0)) {
                 view.evict(run, oldest);
             }
         }
-        on_evicted(&block);
+        on_evicted(kind, &block);
         true
     }
 
@@ -53,7 +56,14 @@ impl Delivery {
             }
         }
         for (index, skip) in overtaken {
-            let from = shared.get_or_insert_with(|| self.views.iter().map(|view| view.start).collect()).clone();
+            let history = self.subscriptions.get(index).and_then(|it| it.resuming.as_deref()?.history_at(feed, oldest));
+            let from = match history {
+                Some(since) => self.starts_of(since),
+                None => {
+                    let starts = || self.views.iter().map(|view| view.seen().start).collect();
+                    shared.get_or_insert_with(starts).clone()
+                }
+            };
             let from = if skip > 0 { self.after_part(index, feed, oldest, skip, &from) } else { from };
             if let Some(subscription) = self.subscriptions.get_mut(index)
                 && let Some(position) = subscription.positions.get_mut(usize::from(feed.0))
@@ -66,6 +76,14 @@ impl Delivery {
         }
     }
 
+    /// Where what a reader of history has not read begins: in the logs that it reads, and in what it sees of others.
+    fn starts_of(&self, since: &[BlockSeq]) -> Arc<[Offset]> {
+        let start = |(view, since): (&View, &BlockSeq)| {
+            if *since == view.since { view.seen().start.min(view.log.start) } else { view.seen().start }
+        };
+        self.views.iter().zip(since).map(start).collect()
+    }
+
     /// The log starts `from`, moved behind the first `skip` messages that the reader was sent of `seq`.
     fn after_part(&self, index: usize, feed: FeedId, seq: BlockSeq, skip: u32, from: &[Offset]) -> Arc<[Offset]> {
         let mut from = from.to_vec();
@@ -74,7 +92,8 @@ impl Delivery {
         let interest = subscription.and_then(|subscription| self.interest_of(subscription));
         if let (Some(slot), Some(subscription), Some(interest)) = (slot, subscription, interest) {
             let resuming = subscription.resuming.as_deref().filter(|resuming| resuming.applies(feed));
-            for piece in wanted_pieces(interest, &slot.block, resuming).iter().take(skip as usize) {
+            let wanted = resuming.map(|resuming| resuming.wants_at(feed, seq));
+            for piece in wanted_pieces(interest, &slot.block, wanted).iter().take(skip as usize) {
                 let start = piece.start as usize;
                 let stored = slot.block.framed.get(start..start + piece.len as usize).unwrap_or_default();
                 let sent = stored_messages(stored).flatten().filter_map(|(_, message)| Fields::scan(message).ok());
@@ -130,9 +149,9 @@ impl Delivery {
         self.stats.slow_ended += 1;
     }
 
-    /// Where a vbucket's readable part starts and ends.
+    /// Where the log held here of a vbucket starts and ends, as far as it is committed.
     #[must_use]
     pub fn bounds(&self, vbucket: VBucketId) -> Option<(Offset, Offset)> {
-        self.views.get(usize::from(vbucket.0)).map(|view| (view.start, view.end))
+        self.views.get(usize::from(vbucket.0)).map(|view| (view.log.start, view.log.end))
     }
 }

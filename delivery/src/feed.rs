@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::chunked::Chunked;
 use crate::matching::Matches;
+use crate::view::Kind;
 
 /// Which source of blocks: one per shard of this node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -104,6 +105,7 @@ impl Block {
 
 #[derive(Debug)]
 pub(crate) struct Slot {
+    pub(crate) kind: Kind,
     pub(crate) block: Block,
     /// What matched at the time the block came; `None` once forgotten.
     pub(crate) matches: Option<Matches>,
@@ -120,7 +122,7 @@ pub(crate) struct Feed {
     matches_floor: BlockSeq,
     /// Bytes that the remembered matches have copied together.
     gathered_bytes: usize,
-    /// Blocks below may hold messages of histories that are over.
+    /// Blocks below may hold messages of histories that are over, or that readers of the log do not see, or see twice.
     pub(crate) stale_until: BlockSeq,
     /// No reader that is behind stands below. May be lower than the truth, never higher.
     pub(crate) behind_floor: BlockSeq,
@@ -151,10 +153,13 @@ impl Feed {
         self.slots.get_mut(usize::try_from(seq.0.checked_sub(self.oldest.0)?).ok()?)
     }
 
-    pub(crate) fn push(&mut self, block: Block, matches: Matches) -> BlockSeq {
+    pub(crate) fn push(&mut self, kind: Kind, block: Block, matches: Matches) -> BlockSeq {
         let seq = self.tail();
         self.bytes_total += block.framed.len() as u64;
-        self.slots.push_back(Slot { block, matches: Some(matches), gaps: None });
+        self.slots.push_back(Slot { kind, block, matches: Some(matches), gaps: None });
+        if kind != Kind::Log {
+            self.stale_until = self.tail();
+        }
         self.forget_matches(seq);
         seq
     }
@@ -162,7 +167,7 @@ impl Feed {
     /// Notes offsets that nobody gets who reads past here.
     pub(crate) fn push_gaps(&mut self, gaps: Box<[v1::Gap]>) {
         let seq = self.tail();
-        self.slots.push_back(Slot { block: Block::empty(), matches: None, gaps: Some(gaps) });
+        self.slots.push_back(Slot { kind: Kind::Relayed, block: Block::empty(), matches: None, gaps: Some(gaps) });
         self.forget_matches(seq);
     }
 
@@ -188,11 +193,11 @@ impl Feed {
         }
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Block> {
+    pub(crate) fn pop(&mut self) -> Option<(Kind, Block)> {
         let slot = self.slots.pop_front()?;
         self.gathered_bytes -= slot.matches.map_or(0, |matches| matches.gathered_bytes());
         self.oldest = self.oldest.next();
-        Some(slot.block)
+        Some((slot.kind, slot.block))
     }
 
     pub(crate) fn blocks(&self) -> usize {

@@ -1,4 +1,4 @@
-//! Vbuckets of which this node begins to hold another part: a new history, a later start, another epoch.
+//! Vbuckets of which this node begins to see another part: a new history, a later start, another epoch, another source.
 //!
 //! Readers stand at different places in a feed, so what will not come is noted in the feed itself, between the blocks
 //! before and those behind it. Each reader is told when it gets there, in order with everything else.
@@ -10,19 +10,23 @@ use broky_proto::v1::{self, ErrorCode, GapReason};
 use crate::delivery::Delivery;
 use crate::feed::FeedId;
 use crate::subscription::{Position, SubscriptionId};
-use crate::view::View;
+use crate::view::{History, View};
 
 impl Delivery {
-    /// Makes a vbucket readable from `base` on, under a lineage and an epoch. Nobody is told: for vbuckets that no reader
-    /// was told to be readable before.
+    /// Begins a log of a vbucket at `base`, under a lineage and an epoch. Nobody is told: readers see it when it is in
+    /// sync.
     pub fn set_view(&mut self, vbucket: VBucketId, lineage: Lineage, epoch: Epoch, base: Offset) {
+        self.end_readers_of_history(vbucket);
+        let since = self.tail(self.feed_of(vbucket));
         if let Some(view) = self.views.get_mut(usize::from(vbucket.0)) {
-            *view = View::new(lineage, epoch, base);
+            if view.is_relayed() {
+                view.replace_log(lineage, base, since);
+            } else {
+                *view = View::new(lineage, epoch, base, since);
+            }
         }
         // It may have been held here before.
-        for feed in &mut self.feeds {
-            feed.stale_until = feed.tail();
-        }
+        self.note_stale(vbucket);
     }
 
     /// Takes a vbucket's new epoch, which resume positions carry.
@@ -32,24 +36,103 @@ impl Delivery {
         }
     }
 
-    /// Notes whether what is read here is all there is. Subscriptions are not opened while it is not, and those that are
-    /// open end: they would miss what they were promised, and not know it. Elsewhere they go on where they were. Returns
-    /// whether that changed.
-    pub fn set_ready(&mut self, vbucket: VBucketId, is_ready: bool, wake: &mut Vec<SubscriptionId>) -> bool {
-        let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return false };
-        let was_ready = std::mem::replace(&mut view.is_ready, is_ready);
-        if was_ready && !is_ready {
-            self.end_readers_of(vbucket, wake);
+    /// Notes that a log is in sync, so that readers see it, or that it is not any more. Then they see nothing new, until
+    /// another node relays the vbucket ([`Delivery::begin_relayed`]).
+    pub fn set_in_sync(&mut self, vbucket: VBucketId, is_in_sync: bool, wake: &mut Vec<SubscriptionId>) {
+        let has_readers = !self.subscriptions.is_empty();
+        let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return };
+        if is_in_sync {
+            view.return_to_log();
+            view.is_ready = true;
+            self.begin_waiting(wake);
+            return;
         }
-        was_ready != is_ready
+        let was_ready = view.is_ready;
+        if was_ready && !view.is_relayed() && has_readers {
+            view.leave_log();
+            self.note_stale(vbucket);
+        }
+        if let Some(view) = self.views.get_mut(usize::from(vbucket.0)).filter(|view| !view.is_relayed()) {
+            view.is_ready = false;
+        }
+        if was_ready {
+            self.relays.leave(vbucket);
+        }
     }
 
-    fn end_readers_of(&mut self, vbucket: VBucketId, wake: &mut Vec<SubscriptionId>) {
+    /// Whether what readers can see of a vbucket here is all there is.
+    #[must_use]
+    pub fn is_ready(&self, vbucket: VBucketId) -> bool {
+        self.views.get(usize::from(vbucket.0)).is_some_and(|view| view.is_ready)
+    }
+
+    /// Whether what readers see of a vbucket is what another node relays.
+    #[must_use]
+    pub fn is_relayed(&self, vbucket: VBucketId) -> bool {
+        self.views.get(usize::from(vbucket.0)).is_some_and(View::is_relayed)
+    }
+
+    /// Where what readers see of a vbucket ends: its lineage, epoch and the next offset.
+    #[must_use]
+    pub fn seen(&self, vbucket: VBucketId) -> (Lineage, Epoch, Offset) {
+        let view = self.views.get(usize::from(vbucket.0));
+        view.map(|view| (view.seen().lineage, view.epoch, view.seen().end)).unwrap_or_default()
+    }
+
+    /// Below this offset readers do not see the log of a vbucket.
+    #[must_use]
+    pub fn hidden_below(&self, vbucket: VBucketId) -> Offset {
+        self.views.get(usize::from(vbucket.0)).map(View::hidden_below).unwrap_or_default()
+    }
+
+    /// Begins, or goes on with, a vbucket that another node relays: from `next` on. Gaps are told to whoever reads on.
+    pub fn begin_relayed(
+        &mut self,
+        vbucket: VBucketId,
+        history: History,
+        next: Offset,
+        gaps: Vec<v1::Gap>,
+        wake: &mut Vec<SubscriptionId>,
+    ) {
+        let feed = self.feed_of(vbucket);
+        for gap in gaps {
+            self.note_gap(feed, gap, wake);
+        }
+        if let Some(view) = self.views.get_mut(usize::from(vbucket.0)) {
+            view.begin_relayed(history, next);
+        }
+        self.note_stale(vbucket);
+        self.begin_waiting(wake);
+    }
+
+    /// Notes that nothing that is asked for was relayed of a vbucket up to `next`.
+    pub fn pass_relayed_to(&mut self, vbucket: VBucketId, next: Offset) {
+        if let Some(view) = self.views.get_mut(usize::from(vbucket.0)) {
+            view.pass_to(next);
+        }
+    }
+
+    /// Notes that nobody relays a vbucket for the moment. Whoever reads it goes on when somebody does.
+    pub fn pause_relayed(&mut self, vbucket: VBucketId) {
+        if let Some(view) = self.views.get_mut(usize::from(vbucket.0)).filter(|view| view.is_relayed()) {
+            view.is_ready = false;
+        }
+    }
+
+    /// Notes that a vbucket is relayed no more because nobody here asks for it.
+    pub fn end_relayed(&mut self, vbucket: VBucketId) {
+        if let Some(view) = self.views.get_mut(usize::from(vbucket.0)).filter(|view| view.is_relayed()) {
+            view.end_relayed();
+        }
+    }
+
+    /// Ends the subscriptions that want a vbucket. Elsewhere they go on where they were.
+    pub fn end_readers_of(&mut self, vbucket: VBucketId, wake: &mut Vec<SubscriptionId>) {
         let (interests, vbuckets) = (&self.interests, self.config.vbuckets);
         for (index, subscription) in &mut self.subscriptions {
             let wants = interests.get(subscription.interest).is_none_or(|it| it.may_want_vbucket(vbucket, vbuckets));
             if wants && subscription.ended.is_none() {
-                let reason = format!("vbucket {vbucket} is not in sync at this node any more");
+                let reason = format!("vbucket {vbucket} cannot be had at this node at present");
                 subscription.ended = Some(Refusal::new(ErrorCode::NotReady, reason));
                 #[expect(clippy::cast_possible_truncation, reason = "bounded by SUBSCRIPTIONS_MAX")]
                 wake.push(SubscriptionId { index: index as u32, generation: subscription.generation });
@@ -57,10 +140,16 @@ impl Delivery {
         }
     }
 
-    /// Whether subscriptions to a vbucket can be opened here.
-    #[must_use]
-    pub fn is_ready(&self, vbucket: VBucketId) -> bool {
-        self.views.get(usize::from(vbucket.0)).is_some_and(|view| view.is_ready)
+    /// Ends those who read the history of a log that is about to be replaced by another.
+    fn end_readers_of_history(&mut self, vbucket: VBucketId) {
+        let Some(view) = self.views.get(usize::from(vbucket.0)) else { return };
+        let reads = |since: &[crate::feed::BlockSeq]| since.get(usize::from(vbucket.0)) == Some(&view.since);
+        for (_, subscription) in &mut self.subscriptions {
+            if subscription.resuming.as_ref().is_some_and(|resuming| reads(&resuming.since)) {
+                let reason = format!("vbucket {vbucket} came anew to this node");
+                subscription.ended = Some(Refusal::new(ErrorCode::NotReady, reason));
+            }
+        }
     }
 
     /// Begins a vbucket's new history at `base`: everything not yet read of the one before is lost.
@@ -72,21 +161,25 @@ impl Delivery {
         base: Offset,
         wake: &mut Vec<SubscriptionId>,
     ) {
+        let since = self.tail(feed);
         let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return };
         let gap = v1::Gap {
             vbucket: u32::from(vbucket.0),
-            lineage: view.lineage.0,
-            from: view.end.0,
+            lineage: view.seen().lineage.0,
+            from: view.seen().end.0,
             to: base.0,
             reason: GapReason::Lost.into(),
         };
-        let is_ready = view.is_ready;
-        *view = View::new(lineage, epoch, base);
-        view.is_ready = is_ready;
-        if let Some(source) = self.feeds.get_mut(usize::from(feed.0)) {
-            source.stale_until = source.tail();
+        view.replace_log(lineage, base, since);
+        let is_relayed = view.is_relayed();
+        if !is_relayed {
+            view.epoch = epoch;
         }
-        self.note_gap(feed, gap, wake);
+        self.note_stale(vbucket);
+        self.relays.leave(vbucket);
+        if !is_relayed {
+            self.note_gap(feed, gap, wake);
+        }
     }
 
     /// Goes on at `next`: what lies before it is not to be had any more, here or at the leader.
@@ -94,13 +187,44 @@ impl Delivery {
         let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return };
         let gap = v1::Gap {
             vbucket: u32::from(vbucket.0),
-            lineage: view.lineage.0,
-            from: view.end.0,
+            lineage: view.seen().lineage.0,
+            from: view.seen().end.0,
             to: next.0,
             reason: GapReason::Evicted.into(),
         };
-        view.skip_to(next);
+        view.log.skip_to(next);
+        if view.is_relayed() {
+            return;
+        }
+        view.skip_seen_to(next);
+        self.relays.leave(vbucket);
         self.note_gap(feed, gap, wake);
+    }
+
+    /// Tells whoever reads on that what they see of a vbucket goes on at `next`, under the log's lineage.
+    pub fn lose_until(&mut self, vbucket: VBucketId, next: Offset, reason: GapReason, wake: &mut Vec<SubscriptionId>) {
+        let feed = self.feed_of(vbucket);
+        let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return };
+        let gap = v1::Gap {
+            vbucket: u32::from(vbucket.0),
+            lineage: view.seen().lineage.0,
+            from: view.seen().end.0,
+            to: next.0,
+            reason: reason.into(),
+        };
+        view.skip_seen_to(next);
+        self.note_gap(feed, gap, wake);
+    }
+
+    fn note_stale(&mut self, vbucket: VBucketId) {
+        let feed = self.feed_of(vbucket);
+        if let Some(feed) = self.feeds.get_mut(usize::from(feed.0)) {
+            feed.stale_until = feed.tail();
+        }
+    }
+
+    pub(crate) fn feed_of(&self, vbucket: VBucketId) -> FeedId {
+        FeedId(vbucket.0 % self.config.feeds)
     }
 
     fn note_gap(&mut self, feed: FeedId, gap: v1::Gap, wake: &mut Vec<SubscriptionId>) {

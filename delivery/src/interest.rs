@@ -3,7 +3,9 @@
 //! Ten thousand subscribers of one key are one interest: a block is matched, gathered and framed for it once, and each
 //! subscriber gets a reference.
 
+use broky_proto::error::Refusal;
 use broky_proto::id::{Token, VBucketCount, VBucketId};
+use broky_proto::v1::ErrorCode;
 use broky_proto::wire::Fields;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -19,8 +21,8 @@ use crate::subscription::SubscriptionId;
 pub(crate) struct InterestId(pub(crate) u32);
 
 /// What makes two interests the same: sorted, without repetition.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct InterestKey {
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct InterestKey {
     pub(crate) patterns: Vec<Pattern>,
     /// Empty: every key_partition.
     pub(crate) key_partitions: Vec<Bytes>,
@@ -34,6 +36,27 @@ impl InterestKey {
         key_partitions.dedup();
         Self { patterns, key_partitions }
     }
+
+    /// What patterns and key_partitions ask for.
+    ///
+    /// # Errors
+    /// The refusal of a pattern that is none.
+    pub fn parse(patterns: &[Bytes], key_partitions: &[Bytes]) -> Result<Self, Refusal> {
+        let patterns = patterns.iter().map(|pattern| {
+            Pattern::parse(pattern).map_err(|error| {
+                let text = String::from_utf8_lossy(pattern);
+                Refusal::new(ErrorCode::BadPattern, format!("pattern {text:?}: {error}"))
+            })
+        });
+        Ok(Self::new(patterns.collect::<Result<_, _>>()?, key_partitions.to_vec()))
+    }
+
+    /// The vbuckets of which something can be wanted; `None` when it can be of any.
+    #[must_use]
+    pub fn vbuckets(&self, count: VBucketCount) -> Option<Vec<VBucketId>> {
+        let vbucket = |partition: &Bytes| count.vbucket_of(Token::of(partition, partition));
+        (!self.key_partitions.is_empty()).then(|| self.key_partitions.iter().map(vbucket).collect())
+    }
 }
 
 /// Patterns from which on an interest keeps an index of its own for reading old blocks.
@@ -41,11 +64,18 @@ const OWN_INDEX_PATTERNS_MIN: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Interest {
-    key: InterestKey,
+    pub(crate) key: InterestKey,
+    /// Tells it from what had its place in the table before, or was asked for before.
+    pub(crate) generation: u32,
     tokens: Vec<Token>,
     /// For interests of many patterns only.
     own_index: Option<PatternIndex<()>>,
-    subscriptions: u32,
+    /// Subscriptions, and other nodes that ask for it.
+    users: u32,
+    /// Subscriptions of this node's clients.
+    pub(crate) readers: u32,
+    /// Per feed: whether what is relayed into it holds what this interest wants.
+    pub(crate) covered: Vec<bool>,
     /// Per feed: the first block matched with this interest in the index.
     pub(crate) since: Vec<BlockSeq>,
     /// Per feed: readers that have everything, to be woken by the next match.
@@ -73,10 +103,15 @@ impl Interest {
             || self.key.key_partitions.binary_search_by(|wanted| wanted.as_ref().cmp(key_partition)).is_ok()
     }
 
+    /// Whether the key_partition of a stored message is wanted.
+    pub(crate) fn wants_partition_of(&self, message: &[u8], fields: &Fields) -> bool {
+        !self.is_narrowed() || self.wants_partition(effective_partition(message, fields))
+    }
+
     /// Whether a stored message is wanted; `scratch` saves an allocation.
     pub(crate) fn wants(&self, message: &[u8], fields: &Fields, scratch: &mut Vec<()>) -> bool {
         let key = fields.key.of(message);
-        if self.is_narrowed() && !self.wants_partition(effective_partition(message, fields)) {
+        if !self.wants_partition_of(message, fields) {
             return false;
         }
         match &self.own_index {
@@ -113,6 +148,7 @@ pub(crate) struct Interests {
     /// Interests that are.
     pub(crate) match_all: Vec<InterestId>,
     indexed: usize,
+    generation: u32,
 }
 
 impl Interests {
@@ -129,6 +165,14 @@ impl Interests {
         self.indexed > 0
     }
 
+    /// Interests whose patterns match a key.
+    pub(crate) fn find(&self, key: &[u8], found: &mut Vec<InterestId>) {
+        self.index.matches(key, found);
+        if !crate::pattern::is_system_key(key) {
+            found.extend_from_slice(&self.match_all);
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
@@ -138,11 +182,17 @@ impl Interests {
         self.table.iter_mut().filter_map(move |(_, interest)| interest.live.get_mut(usize::from(feed.0)))
     }
 
-    /// Adds one subscription to the interest with this key. `tails` are the feeds' next blocks.
+    /// A number that tells one interest from another in its place.
+    pub(crate) fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
+    }
+
+    /// Adds one user to the interest with this key. `tails` are the feeds' next blocks.
     pub(crate) fn acquire(&mut self, key: InterestKey, tails: Vec<BlockSeq>) -> InterestId {
         if let Some(id) = self.by_key.get(&key).copied() {
             if let Some(interest) = self.get_mut(id) {
-                interest.subscriptions += 1;
+                interest.users += 1;
             }
             return id;
         }
@@ -154,7 +204,17 @@ impl Interests {
             index
         });
         let live = tails.iter().map(|_| Vec::new()).collect();
-        let interest = Interest { key: key.clone(), tokens, own_index, subscriptions: 1, since: tails, live };
+        let interest = Interest {
+            key: key.clone(),
+            generation: self.next_generation(),
+            tokens,
+            own_index,
+            users: 1,
+            readers: 0,
+            covered: vec![false; tails.len()],
+            since: tails,
+            live,
+        };
         let is_match_all = interest.is_match_all();
         #[expect(clippy::cast_possible_truncation, reason = "subscriptions are bounded far below u32::MAX")]
         let id = InterestId(self.table.insert(interest) as u32);
@@ -168,11 +228,11 @@ impl Interests {
         id
     }
 
-    /// Takes one subscription from an interest; the last one removes it.
+    /// Takes one user from an interest; the last one removes it.
     pub(crate) fn release(&mut self, id: InterestId) {
         let Some(interest) = self.get_mut(id) else { return };
-        interest.subscriptions -= 1;
-        if interest.subscriptions > 0 {
+        interest.users -= 1;
+        if interest.users > 0 {
             return;
         }
         let interest = self.table.remove(id.0 as usize);

@@ -33,6 +33,13 @@ pub(crate) struct Matches {
     gathered_bytes: usize,
 }
 
+/// Which of a block's messages are wanted.
+#[derive(Debug)]
+pub(crate) enum Found {
+    All,
+    Some(Vec<Piece>),
+}
+
 /// What a reader gets of a block.
 #[derive(Debug)]
 pub(crate) struct Wanted {
@@ -57,6 +64,25 @@ impl Matches {
         self.matched.get(at).map(|matched| (at, matched.count))
     }
 
+    /// The messages that any of the interests for which `is_asked` holds wants, each once, in order.
+    pub(crate) fn union(&self, is_asked: impl Fn(InterestId) -> bool, block: &Block) -> Option<Found> {
+        let mut pieces = Vec::new();
+        let mut lists = 0;
+        for matched in self.matched.iter().filter(|matched| is_asked(matched.interest)) {
+            if matched.count == block.messages {
+                return Some(Found::All);
+            }
+            let of = self.pieces.get(matched.first as usize..(matched.first + matched.count) as usize);
+            pieces.extend_from_slice(of.unwrap_or_default());
+            lists += 1;
+        }
+        if lists > 1 {
+            pieces.sort_unstable_by_key(|piece| piece.start);
+            pieces.dedup();
+        }
+        (!pieces.is_empty()).then_some(Found::Some(pieces))
+    }
+
     /// What [`Matches::find`] found, framed. The caller accounts for the bytes gathered.
     pub(crate) fn wanted(&mut self, at: usize, block: &Block) -> Option<Wanted> {
         let matched = self.matched.get_mut(at)?;
@@ -71,6 +97,19 @@ impl Matches {
         self.gathered_bytes += gathered_bytes;
         Some(Wanted { framed, gathered_bytes })
     }
+}
+
+/// Every message of a block.
+pub(crate) fn all_pieces(block: &Block) -> Vec<Piece> {
+    let mut pieces = Vec::with_capacity(block.messages as usize);
+    let mut start = PREFIX_LEN;
+    for (span, _) in broky_proto::wire::stored_messages(block.encoded()).flatten() {
+        let end = PREFIX_LEN + (span.start + span.len) as usize;
+        #[expect(clippy::cast_possible_truncation, reason = "positions inside a block")]
+        pieces.push(Piece { start: start as u32, len: (end - start) as u32 });
+        start = end;
+    }
+    pieces
 }
 
 /// A framed delivery of these messages of a block: the block's own bytes when that is all of them.

@@ -1,17 +1,19 @@
 //! Opening a subscription: validation, where it starts, and its confirmation.
 
+use std::collections::VecDeque;
+
 use broky_proto::error::Refusal;
 use broky_proto::frame;
-use broky_proto::id::{ClusterId, Lineage, Offset, Token, VBucketId};
+use broky_proto::id::{ClusterId, Lineage, Offset, VBucketId};
 use broky_proto::limits::{KEY_PARTITIONS_MAX, PATTERNS_MAX};
 use broky_proto::v1::{self, ErrorCode, GapReason, OnSlow, start::Start};
 
 use crate::delivery::Delivery;
 use crate::feed::{BlockSeq, Feed, FeedId};
+use crate::fill::{Filling, Range};
 use crate::interest::{InterestId, InterestKey};
-use crate::pattern::Pattern;
 use crate::subscription::{AWAITED, Position, Resuming, Subscription, SubscriptionId};
-use crate::view::is_fed_by;
+use crate::view::{View, is_fed_by};
 
 /// A place to start reading, found for a request.
 struct Begin {
@@ -20,38 +22,74 @@ struct Begin {
     gaps: Vec<v1::Gap>,
     /// Per vbucket.
     from: Vec<Offset>,
+    /// What has to come from other nodes first.
+    elsewhere: Vec<(VBucketId, Range)>,
 }
 
 impl Delivery {
-    /// Opens a subscription. Its first frame confirms it, with the cursors it starts from.
+    /// Opens a subscription. Its first frame confirms it, with the cursors it starts from; it comes when everything that
+    /// can be wanted is readable here ([`Delivery::has_begun`]).
     ///
     /// # Errors
     /// A refusal says which part of the request cannot be met; nothing was opened.
     pub fn open(&mut self, open: &v1::Open) -> Result<SubscriptionId, Refusal> {
         let key = self.validate(open)?;
-        self.check_ready(&key)?;
-        let mut begin = match open.start.as_ref().and_then(|start| start.start.as_ref()) {
-            None | Some(Start::Live(_)) => self.begin_live(),
-            Some(Start::Earliest(_)) => self.begin_earliest(),
-            Some(Start::Resume(resume)) => self.begin_resume(resume)?,
-        };
+        let interest = self.acquire(key);
+        self.note_reader(interest);
+        let id = self.insert(interest, open, true);
+        if self.is_ready_for(interest) {
+            if let Err(refusal) = self.begin(id, open) {
+                self.close(id);
+                return Err(refusal);
+            }
+        } else if let Some(subscription) = self.subscription_mut(id) {
+            subscription.opening = Some(Box::new(open.clone()));
+            self.opening.push(id);
+        }
+        Ok(id)
+    }
+
+    /// Whether a subscription has been confirmed, or is about to be.
+    #[must_use]
+    pub fn has_begun(&self, id: SubscriptionId) -> bool {
+        self.subscription(id).is_none_or(|subscription| subscription.opening.is_none())
+    }
+
+    /// Begins the subscriptions that wait for something to be readable here, if it is by now.
+    pub(crate) fn begin_waiting(&mut self, wake: &mut Vec<SubscriptionId>) {
+        for id in std::mem::take(&mut self.opening) {
+            let Some(interest) = self.subscription(id).map(|subscription| subscription.interest) else { continue };
+            if !self.is_ready_for(interest) {
+                self.opening.push(id);
+                continue;
+            }
+            let Some(open) = self.subscription_mut(id).and_then(|subscription| subscription.opening.take()) else {
+                continue;
+            };
+            if let Err(refusal) = self.begin(id, &open) {
+                self.end(id, refusal);
+            }
+            wake.push(id);
+        }
+    }
+
+    pub(crate) fn acquire(&mut self, key: InterestKey) -> InterestId {
         let tails = self.feeds.iter().map(|feed| feed.tail()).collect();
-        let interest = self.interests.acquire(key, tails);
-        // A position may come from a wider subscription: what this one cannot want is not missing to it.
-        let may_want = |gap: &v1::Gap| {
-            let vbucket = u16::try_from(gap.vbucket).map(VBucketId).unwrap_or_default();
-            self.interests.get(interest).is_none_or(|known| known.may_want_vbucket(vbucket, self.config.vbuckets))
-        };
-        begin.gaps.retain(may_want);
-        self.count_gaps(&begin.gaps);
-        let confirmation = self.confirmation(interest, begin.gaps, &begin.from);
+        self.interests.acquire(key, tails)
+    }
+
+    pub(crate) fn insert(&mut self, interest: InterestId, open: &v1::Open, is_local: bool) -> SubscriptionId {
         let generation = self.next_generation();
         let subscription = Subscription {
             generation,
             interest,
-            positions: begin.positions,
-            resuming: begin.resuming,
-            control: [confirmation].into(),
+            is_local,
+            opening: None,
+            filling: None,
+            is_done: false,
+            positions: Vec::new(),
+            resuming: None,
+            control: VecDeque::new(),
             credit: (open.credit > 0).then_some(open.credit),
             on_slow: OnSlow::try_from(open.on_slow).unwrap_or_default(),
             ended: None,
@@ -65,9 +103,45 @@ impl Delivery {
         };
         let index = self.subscriptions.insert(subscription);
         #[expect(clippy::cast_possible_truncation, reason = "subscriptions are bounded by SUBSCRIPTIONS_MAX")]
-        let id = SubscriptionId { index: index as u32, generation };
+        SubscriptionId { index: index as u32, generation }
+    }
+
+    fn begin(&mut self, id: SubscriptionId, open: &v1::Open) -> Result<(), Refusal> {
+        let begin = match open.start.as_ref().and_then(|start| start.start.as_ref()) {
+            None | Some(Start::Live(_)) => self.begin_live(),
+            Some(Start::Earliest(_)) => self.begin_earliest(),
+            Some(Start::Resume(resume)) => self.begin_resume(resume)?,
+        };
+        let Some(interest) = self.subscription(id).map(|subscription| subscription.interest) else { return Ok(()) };
+        // A position may come from a wider subscription: what this one cannot want is not missing to it.
+        let gaps = self.wanted_gaps(interest, begin.gaps);
+        self.count_gaps(&gaps);
+        let confirmation = self.confirmation(interest, gaps, &begin.from);
+        let elsewhere: Vec<_> =
+            begin.elsewhere.into_iter().filter(|(vbucket, _)| self.may_want(interest, *vbucket)).collect();
+        if let Some(subscription) = self.subscription_mut(id) {
+            subscription.positions = begin.positions;
+            subscription.resuming = begin.resuming;
+            subscription.control.push_back(confirmation);
+            subscription.filling = Filling::new(&elsewhere);
+        }
+        if !elsewhere.is_empty() {
+            self.news.fills.push((id, elsewhere));
+        }
         self.settle(id);
-        Ok(id)
+        Ok(())
+    }
+
+    pub(crate) fn may_want(&self, interest: InterestId, vbucket: VBucketId) -> bool {
+        self.interests.get(interest).is_none_or(|known| known.may_want_vbucket(vbucket, self.config.vbuckets))
+    }
+
+    pub(crate) fn wanted_gaps(&self, interest: InterestId, mut gaps: Vec<v1::Gap>) -> Vec<v1::Gap> {
+        gaps.retain(|gap| {
+            let vbucket = u16::try_from(gap.vbucket).map(VBucketId).unwrap_or_default();
+            self.may_want(interest, vbucket)
+        });
+        gaps
     }
 
     fn validate(&self, open: &v1::Open) -> Result<InterestKey, Refusal> {
@@ -81,29 +155,21 @@ impl Delivery {
         at_most("patterns", open.patterns.len(), PATTERNS_MAX)?;
         at_most("key_partitions", open.key_partitions.len(), KEY_PARTITIONS_MAX)?;
         at_most("subscriptions of this node", self.subscriptions.len() + 1, SUBSCRIPTIONS_MAX)?;
-        let patterns = open.patterns.iter().map(|pattern| {
-            Pattern::parse(pattern).map_err(|error| {
-                let text = String::from_utf8_lossy(pattern);
-                Refusal::new(ErrorCode::BadPattern, format!("pattern {text:?}: {error}"))
-            })
-        });
-        Ok(InterestKey::new(patterns.collect::<Result<_, _>>()?, open.key_partitions.clone()))
+        InterestKey::parse(&open.patterns, &open.key_partitions)
     }
 
-    /// Fails while a vbucket that can be wanted is not readable here.
-    fn check_ready(&self, key: &InterestKey) -> Result<(), Refusal> {
+    /// Whether everything that an interest can want is readable here.
+    fn is_ready_for(&self, id: InterestId) -> bool {
+        let Some(interest) = self.interests.get(id) else { return false };
         let vbuckets = self.config.vbuckets;
-        let wanted: Vec<VBucketId> =
-            key.key_partitions.iter().map(|partition| vbuckets.vbucket_of(Token::of(partition, partition))).collect();
-        let lacking = vbuckets.iter().zip(&self.views).filter(|(_, view)| !view.is_ready);
-        let lacking = lacking.map(|(vbucket, _)| vbucket).find(|vbucket| wanted.is_empty() || wanted.contains(vbucket));
-        match lacking {
-            None => Ok(()),
-            Some(vbucket) => {
-                let reason = format!("vbucket {vbucket} is not in sync at this node");
-                Err(Refusal::new(ErrorCode::NotReady, reason))
-            }
-        }
+        let is_covered = |vbucket: VBucketId| {
+            interest.covered.get(usize::from(vbucket.0 % self.config.feeds)).copied().unwrap_or_default()
+        };
+        let lacks = |vbucket: VBucketId, view: &View| {
+            !view.is_ready || !view.is_whole() || view.is_relayed() && !is_covered(vbucket)
+        };
+        let mut lacking = vbuckets.iter().zip(&self.views).filter(|(vbucket, view)| lacks(*vbucket, view));
+        !lacking.any(|(vbucket, _)| interest.may_want_vbucket(vbucket, vbuckets))
     }
 
     fn begin_live(&self) -> Begin {
@@ -111,85 +177,146 @@ impl Delivery {
             positions: self.feeds.iter().map(|feed| Position::Behind { next: feed.tail(), skip: 0 }).collect(),
             resuming: None,
             gaps: Vec::new(),
-            from: self.views.iter().map(|view| view.end).collect(),
+            from: self.views.iter().map(|view| view.seen().end).collect(),
+            elsewhere: Vec::new(),
         }
     }
 
     fn begin_earliest(&self) -> Begin {
-        let from: Vec<Offset> = self.views.iter().map(|view| view.start).collect();
-        // Blocks may hold messages of histories that are over, or from before a vbucket was held here for good.
-        let stale = |feed: &Feed| if feed.oldest() < feed.stale_until { feed.stale_until } else { BlockSeq(0) };
+        let start = |view: &View| if view.is_relayed() { view.seen().base } else { view.log.start };
+        let from: Vec<Offset> = self.views.iter().map(start).collect();
+        // Blocks may hold messages of histories that are over, from before a vbucket was held here for good, or relayed.
+        let stale = |feed: &Feed| if feed.oldest() < feed.stale_until { feed.tail() } else { BlockSeq(0) };
         let until: Vec<BlockSeq> = self.feeds.iter().map(stale).collect();
         let is_filtered = until.iter().any(|until| *until > BlockSeq(0));
+        let elsewhere = self.relayed().map(|(vbucket, view)| {
+            let seen = view.seen();
+            (vbucket, Range { lineage: seen.lineage, from: None, to: seen.end })
+        });
         Begin {
             positions: self.feeds.iter().map(|feed| Position::Behind { next: feed.oldest(), skip: 0 }).collect(),
-            resuming: is_filtered.then(|| Box::new(Resuming { from: from.clone(), until })),
+            resuming: is_filtered.then(|| Box::new(self.resuming(from.clone(), until))),
             gaps: Vec::new(),
             from,
+            elsewhere: elsewhere.collect(),
         }
     }
 
     fn begin_resume(&self, resume: &v1::Resume) -> Result<Begin, Refusal> {
-        if ClusterId::from_bytes(&resume.cluster_id) != Some(self.config.cluster) {
-            let reason = format!("the position is not of this cluster, {}", self.config.cluster);
-            return Err(Refusal::new(ErrorCode::ForeignCluster, reason));
-        }
-        let mut from: Vec<Offset> = self.views.iter().map(|view| view.end).collect();
+        self.check_cluster(resume)?;
+        let mut from: Vec<Offset> = self.views.iter().map(|view| view.seen().end).collect();
         let mut gaps = Vec::new();
+        let mut elsewhere = Vec::new();
         for cursor in &resume.cursors {
-            let (vbucket, offset) = self.resume_cursor(cursor, &mut gaps)?;
+            let (vbucket, view) = self.view_of(cursor.vbucket)?;
+            let offset = if view.is_relayed() && Offset(cursor.offset) < view.seen().end {
+                // Whoever relays it knows what there is.
+                let (lineage, from) = (Lineage(cursor.lineage), Some(Offset(cursor.offset)));
+                elsewhere.push((vbucket, Range { lineage, from, to: view.seen().end }));
+                Offset(cursor.offset)
+            } else {
+                self.resume_cursor(vbucket, cursor, &mut gaps)?
+            };
             if let Some(from) = from.get_mut(usize::from(vbucket.0)) {
                 *from = offset;
             }
         }
-        let until =
-            self.feed_ids().map(|feed| if self.has_reached(feed, &from) { self.tail(feed) } else { AWAITED }).collect();
-        let positions = self.feed_ids().map(|feed| self.first_wanted(feed, &from)).collect();
-        Ok(Begin { positions, resuming: Some(Box::new(Resuming { from: from.clone(), until })), gaps, from })
+        elsewhere.sort_unstable_by_key(|(vbucket, _)| *vbucket);
+        elsewhere.dedup_by_key(|(vbucket, _)| *vbucket);
+        let mut begin = self.begin_at(from, gaps);
+        begin.elsewhere = elsewhere;
+        Ok(begin)
     }
 
-    /// Where a cursor lets its reader go on; what it cannot have goes to `gaps`.
-    fn resume_cursor(&self, cursor: &v1::Cursor, gaps: &mut Vec<v1::Gap>) -> Result<(VBucketId, Offset), Refusal> {
-        let known = u16::try_from(cursor.vbucket).ok().map(VBucketId);
-        let view = known.and_then(|vbucket| self.views.get(usize::from(vbucket.0)));
-        let (Some(vbucket), Some(view)) = (known, view) else {
-            let reason = format!("vbucket {} does not exist: there are {}", cursor.vbucket, self.views.len());
-            return Err(Refusal::new(ErrorCode::PositionAhead, reason));
-        };
+    pub(crate) fn check_cluster(&self, resume: &v1::Resume) -> Result<(), Refusal> {
+        if ClusterId::from_bytes(&resume.cluster_id) == Some(self.config.cluster) {
+            return Ok(());
+        }
+        let reason = format!("the position is not of this cluster, {}", self.config.cluster);
+        Err(Refusal::new(ErrorCode::ForeignCluster, reason))
+    }
+
+    fn begin_at(&self, from: Vec<Offset>, gaps: Vec<v1::Gap>) -> Begin {
+        let until = self.until(&from);
+        let positions = self.feed_ids().map(|feed| self.first_wanted(feed, &from)).collect();
+        let is_filtered = until.iter().any(|until| *until > BlockSeq(0));
+        let resuming = is_filtered.then(|| Box::new(self.resuming(from.clone(), until)));
+        Begin { positions, resuming, gaps, from, elsewhere: Vec::new() }
+    }
+
+    /// Per feed: the block from which on there is nothing below these offsets.
+    pub(crate) fn until(&self, reach: &[Offset]) -> Vec<BlockSeq> {
+        self.feed_ids().map(|feed| if self.has_reached(feed, reach) { self.tail(feed) } else { AWAITED }).collect()
+    }
+
+    pub(crate) fn resuming(&self, from: Vec<Offset>, until: Vec<BlockSeq>) -> Resuming {
+        let since = |view: &View| if view.is_relayed() { AWAITED } else { view.since };
+        Resuming {
+            from,
+            to: None,
+            opened_at: self.feeds.iter().map(|feed| feed.tail()).collect(),
+            since: self.views.iter().map(since).collect(),
+            until,
+        }
+    }
+
+    fn relayed(&self) -> impl Iterator<Item = (VBucketId, &View)> {
+        self.config.vbuckets.iter().zip(&self.views).filter(|(_, view)| view.is_relayed())
+    }
+
+    pub(crate) fn view_of(&self, number: u32) -> Result<(VBucketId, &View), Refusal> {
+        let known = u16::try_from(number).ok().map(VBucketId);
+        known.and_then(|vbucket| Some((vbucket, self.views.get(usize::from(vbucket.0))?))).ok_or_else(|| {
+            let reason = format!("vbucket {number} does not exist: there are {}", self.views.len());
+            Refusal::new(ErrorCode::PositionAhead, reason)
+        })
+    }
+
+    /// Where a cursor lets its reader go on in a log held here; what it cannot have goes to `gaps`.
+    pub(crate) fn resume_cursor(
+        &self,
+        vbucket: VBucketId,
+        cursor: &v1::Cursor,
+        gaps: &mut Vec<v1::Gap>,
+    ) -> Result<Offset, Refusal> {
+        let (_, view) = self.view_of(u32::from(vbucket.0))?;
+        let seen = view.seen();
+        let start = if view.is_relayed() { seen.end } else { view.log.start };
         let mut offset = Offset(cursor.offset);
         let mut gap = |lineage: Lineage, from: Offset, to: Offset, reason: GapReason| {
             let (vbucket, lineage, reason) = (cursor.vbucket, lineage.0, reason.into());
             gaps.push(v1::Gap { vbucket, lineage, from: from.0, to: to.0, reason });
         };
-        if offset < view.base {
+        if offset < seen.base {
             // Whatever the lineage of then held beyond this point is gone. The present one starts above all of it; a
             // reader that has come so far is in it, whatever lineage it last heard of.
-            gap(Lineage(cursor.lineage), offset, view.start, GapReason::Lost);
-            offset = view.start;
+            gap(Lineage(cursor.lineage), offset, start, GapReason::Lost);
+            offset = start;
         }
         // This shard may not have heard yet what a reader of another shard or node has been sent.
         let ahead_max = if self.config.feeds > 1 || self.has_others { LAG_MAX } else { 0 };
-        if cursor.lineage > view.lineage.0 || offset > view.end.plus(ahead_max) {
+        if cursor.lineage > seen.lineage.0 || offset > seen.end.plus(ahead_max) {
             let reason = format!(
                 "vbucket {vbucket}: position {offset} of lineage {} is ahead of {} of lineage {}",
-                cursor.lineage, view.end, view.lineage
+                cursor.lineage, seen.end, seen.lineage
             );
             return Err(Refusal::new(ErrorCode::PositionAhead, reason));
         }
-        if offset < view.start {
-            gap(view.lineage, offset, view.start, GapReason::Evicted);
-            offset = view.start;
+        if offset < start {
+            gap(seen.lineage, offset, start, GapReason::Evicted);
+            offset = start;
         }
-        Ok((vbucket, offset))
+        Ok(offset)
     }
 
     /// The oldest block of a feed in which something at or above `from` stands.
-    fn first_wanted(&self, feed: FeedId, from: &[Offset]) -> Position {
+    pub(crate) fn first_wanted(&self, feed: FeedId, from: &[Offset]) -> Position {
         let feeds = self.config.feeds;
         let wanted = (0..).map(VBucketId).zip(self.views.iter().zip(from));
         let next = wanted
             .filter(|(vbucket, _)| is_fed_by(*vbucket, feed.0, feeds))
-            .filter_map(|(_, (view, from))| view.block_of(*from))
+            .filter(|(_, (view, _))| !view.is_relayed())
+            .filter_map(|(_, (view, from))| view.log.block_of(*from))
             .min()
             .unwrap_or_else(|| self.feeds.get(usize::from(feed.0)).map(|feed| feed.tail()).unwrap_or_default());
         Position::Behind { next, skip: 0 }

@@ -13,10 +13,11 @@ use bytes::Bytes;
 
 use crate::delivery::Delivery;
 use crate::feed::{Block, BlockSeq, FeedId};
+use crate::fill::Filled;
 use crate::interest::Interest;
 use crate::matching::{Piece, frame_pieces};
-use crate::subscription::{AWAITED, Position, Resuming, Subscription, SubscriptionId};
-use crate::view::is_fed_by;
+use crate::subscription::{AWAITED, Position, Subscription, SubscriptionId, WantsAt};
+use crate::view::{Kind, is_fed_by};
 
 /// What a reader gets.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub enum Poll {
     Pending,
     /// Nothing yet, but there is more to look through: poll again after the others had their turn.
     Yield,
+    /// Everything that was asked for has been sent; close it.
+    Done,
     /// The subscription is over; close it.
     Ended(Refusal),
 }
@@ -56,12 +59,23 @@ impl Delivery {
         if let Some(ended) = &subscription.ended {
             return Poll::Ended(ended.clone());
         }
+        if subscription.opening.is_some() {
+            return Poll::Pending;
+        }
         if subscription.heartbeat_due {
             subscription.heartbeat_due = false;
             subscription.heartbeats_since_cursors += 1;
             let frame = self.heartbeat(id);
             return self.sent(frame, 0);
         }
+        if subscription.filling.is_some() {
+            match self.poll_fill(id) {
+                Filled::Frame(frame, messages) => return self.sent(frame, messages),
+                Filled::Waits => return Poll::Pending,
+                Filled::Done => {}
+            }
+        }
+        let Some(subscription) = self.subscription_mut(id) else { return Poll::Pending };
         let turn = subscription.turn;
         let feeds = self.config.feeds;
         let mut yielded = false;
@@ -80,10 +94,14 @@ impl Delivery {
         if yielded {
             return Poll::Yield;
         }
-        if let Some(subscription) = self.subscription_mut(id) {
-            subscription.is_waiting = true;
+        match self.subscription_mut(id) {
+            Some(subscription) if subscription.is_done => Poll::Done,
+            Some(subscription) => {
+                subscription.is_waiting = true;
+                Poll::Pending
+            }
+            None => Poll::Pending,
         }
-        Poll::Pending
     }
 
     fn sent(&mut self, frame: Bytes, messages: u32) -> Poll {
@@ -104,10 +122,15 @@ impl Delivery {
         let moved = bytes.saturating_sub(subscription.cursors_at_bytes);
         let is_due = moved >= interval || subscription.heartbeats_since_cursors >= CURSORS_EVERY_HEARTBEATS;
         // A resuming reader may be ahead of what this shard has.
-        if moved == 0 || !is_due || !subscription.is_live() || subscription.resuming.is_some() {
+        if moved == 0
+            || !is_due
+            || !subscription.is_live()
+            || subscription.resuming.is_some()
+            || subscription.filling.is_some()
+        {
             return self.heartbeat.clone();
         }
-        let cursors = self.cursors(subscription.interest, |_, view| view.end);
+        let cursors = self.cursors(subscription.interest, |_, view| view.seen().end);
         if let Some(subscription) = self.subscription_mut(id) {
             subscription.cursors_at_bytes = bytes;
             subscription.heartbeats_since_cursors = 0;
@@ -117,6 +140,9 @@ impl Delivery {
     }
 
     fn poll_feed(&mut self, id: SubscriptionId, feed: FeedId) -> Step {
+        if self.is_over(id, feed) {
+            return Step::Nothing;
+        }
         let Some(subscription) = self.subscription(id) else { return Step::Nothing };
         match subscription.positions.get(usize::from(feed.0)) {
             Some(Position::Overtaken { from }) => {
@@ -127,7 +153,11 @@ impl Delivery {
                 let (next, skip) = (*next, *skip);
                 self.read_on(id, feed, next, skip)
             }
-            Some(Position::Behind { .. } | Position::Live { .. }) | None => Step::Nothing,
+            Some(Position::Live { .. }) => {
+                self.stop_resuming(id, feed, self.tail(feed));
+                Step::Nothing
+            }
+            Some(Position::Behind { .. }) | None => Step::Nothing,
         }
     }
 
@@ -146,6 +176,9 @@ impl Delivery {
                 return Step::Yield;
             }
             self.stop_resuming(id, feed, next);
+            if self.is_over(id, feed) {
+                return Step::Nothing;
+            }
             match self.read_block(id, feed, next, skip, &mut looked_through) {
                 None => (next, skip) = (next.next(), 0),
                 Some(Part { framed, messages, rest, is_copy, gaps }) => {
@@ -167,6 +200,13 @@ impl Delivery {
         }
     }
 
+    /// Whether a subscription that asked for a part has all of it that a feed carries.
+    fn is_over(&self, id: SubscriptionId, feed: FeedId) -> bool {
+        let Some(subscription) = self.subscription(id) else { return true };
+        let has_part = |it: &crate::subscription::Resuming| it.to.is_some() && !it.applies(feed);
+        subscription.is_done || subscription.resuming.as_deref().is_some_and(has_part)
+    }
+
     fn set_behind(&mut self, id: SubscriptionId, feed: FeedId, next: BlockSeq, skip: u32) {
         if let Some(subscription) = self.subscriptions.get_mut(id.index())
             && let Some(position) = subscription.positions.get_mut(usize::from(feed.0))
@@ -178,7 +218,7 @@ impl Delivery {
     fn stop_resuming(&mut self, id: SubscriptionId, feed: FeedId, next: BlockSeq) {
         let Some(resuming) = self.subscriptions.get(id.index()).and_then(|it| it.resuming.as_deref()) else { return };
         let is_reached = match resuming.until.get(usize::from(feed.0)) {
-            Some(&AWAITED) => next >= self.tail(feed) && self.has_reached(feed, &resuming.from),
+            Some(&AWAITED) => next >= self.tail(feed) && self.has_reached(feed, resuming.awaited()),
             Some(until) => next >= *until,
             None => return,
         };
@@ -188,6 +228,7 @@ impl Delivery {
             *until = BlockSeq(0);
         }
         if resuming.until.iter().all(|until| *until == BlockSeq(0)) {
+            subscription.is_done = resuming.to.is_some();
             subscription.resuming = None;
         }
     }
@@ -209,11 +250,16 @@ impl Delivery {
         let is_matched = seq >= since && source.remembers_matches(seq);
         let allowance = subscription.allowance();
         let slot = source.slot_mut(seq)?;
+        let resuming = subscription.resuming.as_deref().filter(|_| is_resuming);
+        let wants = resuming.map(|resuming| resuming.wants_at(feed, seq));
         if let Some(gaps) = &slot.gaps {
             let vbuckets = self.config.vbuckets;
-            let resuming = subscription.resuming.as_deref().filter(|_| is_resuming);
-            let gaps = gaps.iter().filter_map(|gap| gap_for(gap, interest, vbuckets, resuming)).collect::<Vec<_>>();
+            let gaps = gaps.iter().filter_map(|gap| gap_for(gap, interest, vbuckets, wants)).collect::<Vec<_>>();
             return Part::of_gaps(gaps);
+        }
+        let is_history = wants.is_some_and(|wants| wants.is_history);
+        if slot.kind == (if is_history { Kind::Relayed } else { Kind::Hidden }) {
+            return None;
         }
         if is_matched && !is_resuming && skip == 0 {
             let matches = slot.matches.as_mut()?;
@@ -231,7 +277,7 @@ impl Delivery {
             return Some(Part { framed, messages, rest: 0, is_copy: false, gaps: Vec::new() });
         }
         *looked += slot.block.framed.len();
-        let mut pieces = wanted_pieces(interest, &slot.block, subscription.resuming.as_deref().filter(|_| is_resuming));
+        let mut pieces = wanted_pieces(interest, &slot.block, wants);
         pieces.drain(..pieces.len().min(skip as usize));
         let allowed = usize::try_from(allowance).unwrap_or(usize::MAX).min(pieces.len());
         let rest = pieces.len() - allowed;
@@ -281,14 +327,18 @@ impl Delivery {
         seen.filter(|((vbucket, _), _)| is_fed_by(*vbucket, feed.0, self.config.feeds))
             .filter(|((vbucket, _), _)| interest.is_none_or(|interest| interest.may_want_vbucket(*vbucket, vbuckets)))
             .map(|((vbucket, from), view)| (vbucket, begin(vbucket, *from), view))
-            .filter(|(_, from, view)| *from < view.start)
-            .map(|(vbucket, from, view)| v1::Gap {
+            .map(|(vbucket, from, view)| {
+                let to = resuming.map_or(view.seen().start, |resuming| view.seen().start.min(resuming.end_of(vbucket)));
+                (vbucket, from, to, view.seen())
+            })
+            .filter(|(_, from, to, _)| from < to)
+            .map(|(vbucket, from, to, seen)| v1::Gap {
                 vbucket: u32::from(vbucket.0),
-                lineage: view.lineage.0,
+                lineage: seen.lineage.0,
                 from: from.0,
-                to: view.start.0,
+                to: to.0,
                 // A lineage that began since has lost what lay between.
-                reason: if from < view.base { GapReason::Lost } else { GapReason::Slow }.into(),
+                reason: if from < seen.base { GapReason::Lost } else { GapReason::Slow }.into(),
             })
             .collect()
     }
@@ -325,29 +375,18 @@ impl Part {
 }
 
 /// What a reader is told of a gap that stands in a feed.
-fn gap_for(gap: &v1::Gap, interest: &Interest, vbuckets: VBucketCount, resuming: Option<&Resuming>) -> Option<v1::Gap> {
+fn gap_for(gap: &v1::Gap, interest: &Interest, vbuckets: VBucketCount, wants: Option<WantsAt<'_>>) -> Option<v1::Gap> {
     let vbucket = u16::try_from(gap.vbucket).map(VBucketId).ok()?;
-    let from = resuming.map_or(gap.from, |resuming| gap.from.max(resuming.start_of(vbucket).0));
-    (from < gap.to && interest.may_want_vbucket(vbucket, vbuckets)).then_some(v1::Gap { from, ..*gap })
-}
-
-impl Resuming {
-    pub(crate) fn applies(&self, feed: FeedId) -> bool {
-        self.until.get(usize::from(feed.0)).is_some_and(|until| *until > BlockSeq(0))
+    if !interest.may_want_vbucket(vbucket, vbuckets) || wants.is_some_and(|wants| !wants.wants_vbucket(vbucket)) {
+        return None;
     }
-
-    fn start_of(&self, vbucket: VBucketId) -> Offset {
-        self.from.get(usize::from(vbucket.0)).copied().unwrap_or_default()
-    }
-
-    fn wants(&self, fields: &Fields) -> bool {
-        let vbucket = u16::try_from(fields.vbucket).map(VBucketId).unwrap_or_default();
-        fields.offset >= self.start_of(vbucket).0
-    }
+    let from = wants.map_or(gap.from, |wants| gap.from.max(wants.resuming.start_of(vbucket).0));
+    let to = wants.map_or(gap.to, |wants| gap.to.min(wants.resuming.end_of(vbucket).0));
+    (from < to).then_some(v1::Gap { from, to, ..*gap })
 }
 
 /// The messages of a block that an interest wants, found by looking at each.
-pub(crate) fn wanted_pieces(interest: &Interest, block: &Block, resuming: Option<&Resuming>) -> Vec<Piece> {
+pub(crate) fn wanted_pieces(interest: &Interest, block: &Block, wants: Option<WantsAt<'_>>) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut scratch = Vec::new();
     let mut start = frame::PREFIX_LEN;
@@ -355,7 +394,7 @@ pub(crate) fn wanted_pieces(interest: &Interest, block: &Block, resuming: Option
         let end = frame::PREFIX_LEN + (span.start + span.len) as usize;
         // Blocks hold what was validated when it was pushed.
         let Ok(fields) = Fields::scan(message) else { continue };
-        if interest.wants(message, &fields, &mut scratch) && resuming.is_none_or(|resuming| resuming.wants(&fields)) {
+        if interest.wants(message, &fields, &mut scratch) && wants.is_none_or(|wants| wants.wants(&fields)) {
             #[expect(clippy::cast_possible_truncation, reason = "positions inside a block")]
             pieces.push(Piece { start: start as u32, len: (end - start) as u32 });
         }

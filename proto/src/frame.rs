@@ -54,6 +54,25 @@ pub fn encode(message: &impl prost::Message) -> Bytes {
     out.freeze()
 }
 
+/// What goes in front of the last field of a message, when that is sent behind as it stands in memory: the prefix, the
+/// outer message with `meta` as its field `outer`, and the tag and length of `meta`'s field `inner` of `len` bytes. Tags are
+/// of one byte and length-delimited fields.
+#[must_use]
+pub fn encode_head(outer: u8, meta: &impl prost::Message, inner: u8, len: usize) -> Bytes {
+    let meta_len = meta.encoded_len();
+    let inner_len = meta_len + 1 + prost::length_delimiter_len(len) + len;
+    let outer_len = 1 + prost::length_delimiter_len(inner_len) + inner_len;
+    let mut out = BytesMut::with_capacity(PREFIX_LEN + outer_len - len);
+    out.put_slice(&prefix(outer_len));
+    out.put_u8(outer);
+    // Only a buffer without room makes these fail, and this one has it.
+    let _ = prost::encode_length_delimiter(inner_len, &mut out);
+    let _ = meta.encode(&mut out);
+    out.put_u8(inner);
+    let _ = prost::encode_length_delimiter(len, &mut out);
+    out.freeze()
+}
+
 /// Puts messages together from chunks.
 #[derive(Debug)]
 pub struct Deframer {

@@ -4,12 +4,11 @@
 //! they are neither copied nor encoded again. What arrives is checked here once: lists of one length, ids in range, the
 //! checksum. Whether it fits the logs is decided by whoever holds them.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message as _;
 use thiserror::Error;
 
 use crate::data_v1::{Replicated, ToFollower, ToLeader, to_follower, to_leader};
-use crate::frame::{PREFIX_LEN, prefix};
 use crate::id::{Epoch, Offset, ProducerId, Sequence, VBucketCount, VBucketId};
 
 /// Limit of one frame: a block of the largest request with all its runs, and what catches up of it.
@@ -84,18 +83,7 @@ pub fn encode_to_leader(frame: to_leader::Frame) -> Bytes {
 #[must_use]
 pub fn encode_block(meta: &Replicated, messages_len: usize) -> Bytes {
     debug_assert!(meta.messages.is_empty(), "the messages are sent behind");
-    let meta_len = meta.encoded_len();
-    let inner = meta_len + 1 + prost::length_delimiter_len(messages_len) + messages_len;
-    let outer = 1 + prost::length_delimiter_len(inner) + inner;
-    let mut out = BytesMut::with_capacity(PREFIX_LEN + outer - messages_len);
-    out.put_slice(&prefix(outer));
-    out.put_u8(TAG_BLOCK);
-    // Only a buffer without room makes these fail, and this one has it.
-    let _ = prost::encode_length_delimiter(inner, &mut out);
-    let _ = meta.encode(&mut out);
-    out.put_u8(TAG_MESSAGES);
-    let _ = prost::encode_length_delimiter(messages_len, &mut out);
-    out.freeze()
+    crate::frame::encode_head(TAG_BLOCK, meta, TAG_MESSAGES, messages_len)
 }
 
 /// A follower's view of what has arrived.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use broky_delivery::{BlockSeq, FeedId};
+use broky_delivery::{BlockSeq, FeedId, Kind, SubscriptionId};
+use broky_proto::error::Refusal;
+use broky_proto::v1::Open;
 
 use crate::block::entries_of;
 use crate::memory::cost;
@@ -66,20 +68,27 @@ impl Shard {
 
     fn deliver(&mut self, sealed: Sealed, out: &mut Outbox) {
         self.note_commit(&sealed);
+        for (kind, sealed) in self.by_visibility(sealed) {
+            self.deliver_as(kind, sealed, out);
+        }
+        self.wake_relays(out);
+    }
+
+    fn deliver_as(&mut self, kind: Kind, sealed: Sealed, out: &mut Outbox) {
         let Sealed { block, mut entries, waiting, .. } = sealed;
         let feed = self.feed();
         self.overhead_bytes += cost(&block);
         self.stats.blocks += 1;
         self.stats.block_bytes += block.framed.len() as u64;
         self.arenas.note_delivered(block.arena, self.delivery.tail(feed));
-        if entries.is_empty() && self.delivery.needs_entries(&block) {
+        if entries.is_empty() && kind != Kind::Hidden && self.delivery.needs_entries(&block) {
             entries = entries_of(&block);
         }
         if self.config.shards > 1 {
-            let mirrored = MirrorBlock { block: block.clone(), entries: Arc::from(entries.as_slice()) };
+            let mirrored = MirrorBlock { kind, block: block.clone(), entries: Arc::from(entries.as_slice()) };
             out.mirror.push(Mirror::Block(mirrored));
         }
-        self.delivery.handle_block(feed, block, &entries, &mut out.wake);
+        self.delivery.handle_block(feed, kind, block, &entries, &mut out.wake);
         self.writers.recycle(entries);
         for waiter in waiting {
             self.replies.done(waiter.reply, &mut out.replies);
@@ -89,16 +98,17 @@ impl Shard {
     /// Takes what another shard of this node has done to its part of what readers see.
     pub fn handle_mirror(&mut self, feed: FeedId, mirror: Mirror, out: &mut Outbox) {
         match mirror {
-            Mirror::Block(MirrorBlock { block, entries }) => {
-                if entries.is_empty() && self.delivery.needs_entries(&block) {
+            Mirror::Block(MirrorBlock { kind, block, entries }) => {
+                if entries.is_empty() && kind != Kind::Hidden && self.delivery.needs_entries(&block) {
                     let entries = entries_of(&block);
-                    self.delivery.handle_block(feed, block, &entries, &mut out.wake);
+                    self.delivery.handle_block(feed, kind, block, &entries, &mut out.wake);
                 } else {
-                    self.delivery.handle_block(feed, block, &entries, &mut out.wake);
+                    self.delivery.handle_block(feed, kind, block, &entries, &mut out.wake);
                 }
+                self.wake_relays(out);
             }
             Mirror::Evicted => {
-                self.delivery.evict_oldest(feed, |_| {});
+                self.delivery.evict_oldest(feed, |_, _| {});
             }
             Mirror::View { vbucket, lineage, epoch, base } => self.delivery.set_view(vbucket, lineage, epoch, base),
             Mirror::Lineage { vbucket, lineage, epoch, base } => {
@@ -106,10 +116,55 @@ impl Shard {
             }
             Mirror::Skip { vbucket, next } => self.delivery.skip_to(feed, vbucket, next, &mut out.wake),
             Mirror::Epoch { vbucket, epoch } => self.delivery.set_epoch(vbucket, epoch),
-            Mirror::Ready { vbucket, is_ready } => {
-                out.is_ready_changed |= self.delivery.set_ready(vbucket, is_ready, &mut out.wake);
+            Mirror::InSync { vbucket, is_in_sync } => {
+                self.delivery.set_in_sync(vbucket, is_in_sync, &mut out.wake);
+                self.wake_relays(out);
+            }
+            Mirror::LoseUntil { vbucket, next, reason } => {
+                self.delivery.lose_until(vbucket, next, reason, &mut out.wake);
+            }
+            Mirror::BeginRelayed { vbucket, history, next, gaps } => {
+                self.delivery.begin_relayed(vbucket, history, next, gaps, &mut out.wake);
+            }
+            Mirror::PassRelayed { vbucket, next } => self.delivery.pass_relayed_to(vbucket, next),
+            Mirror::PauseRelayed { vbucket } => self.delivery.pause_relayed(vbucket),
+            Mirror::EndRelayed { vbucket } => self.delivery.end_relayed(vbucket),
+            Mirror::EndReaders { vbucket } => self.delivery.end_readers_of(vbucket, &mut out.wake),
+            Mirror::Wants { shard, wants } => self.handle_wants(shard, wants, out),
+            Mirror::Covered { shard, want } => {
+                if shard == self.config.shard {
+                    self.delivery.set_covered(want, feed, &mut out.wake);
+                }
             }
         }
+        self.settle_subscriptions(out);
+    }
+
+    /// Opens a subscription.
+    ///
+    /// # Errors
+    /// See [`broky_delivery::Delivery::open`].
+    pub fn open_subscription(&mut self, open: &Open, out: &mut Outbox) -> Result<SubscriptionId, Refusal> {
+        let opened = self.delivery.open(open);
+        self.settle_subscriptions(out);
+        opened
+    }
+
+    /// Ends a subscription at its reader's wish.
+    pub fn close_subscription(&mut self, id: SubscriptionId, out: &mut Outbox) {
+        self.delivery.close(id);
+        self.settle_subscriptions(out);
+    }
+
+    /// Sees to what subscriptions that were opened, ended or begun need of other nodes.
+    pub(crate) fn settle_subscriptions(&mut self, out: &mut Outbox) {
+        let wants = self.delivery.take_wants();
+        if !wants.is_empty() {
+            let shard = self.config.shard;
+            self.mirror(Mirror::Wants { shard, wants: wants.clone() }, out);
+            self.handle_wants(shard, wants, out);
+        }
+        self.ask_for_histories(out);
     }
 
     /// Cuts off the readers of this shard that hold evicted blocks of another one, up to `through`, because that shard

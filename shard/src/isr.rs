@@ -25,6 +25,8 @@ const PING_PERIOD: Duration = Duration::from_millis(250);
 const PROPOSE_AGAIN: Duration = Duration::from_secs(1);
 /// How often [`Shard::handle_tick`] is to be called while there are other nodes.
 pub const TICK: Duration = Duration::from_millis(50);
+/// A relay whose readers are sent nothing hears this often how far it has come.
+const PASS_PERIOD: Duration = Duration::from_secs(1);
 /// Bytes of catching up per link and tick: 160 MiB/s.
 const CATCH_UP_BYTES_PER_TICK: usize = 8 << 20;
 
@@ -57,6 +59,13 @@ impl Shard {
         self.propose(out);
         self.extend_lineages(out);
         self.flush(out);
+        self.rewatch(out);
+        self.settle_subscriptions(out);
+        if self.now.since(self.passed_at) >= PASS_PERIOD {
+            self.passed_at = self.now;
+            self.delivery.pass_relays();
+            self.wake_relays(out);
+        }
     }
 
     /// Closes links whose follower does not acknowledge, or is so far behind that it takes too much memory.

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use broky_delivery::{ArenaId, Block, BlockSeq, FeedId};
+use broky_delivery::{ArenaId, Block, BlockSeq, FeedId, Kind};
 use broky_proto::frame::{PREFIX_LEN, prefix};
 use broky_proto::id::VBucketId;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -156,8 +156,12 @@ impl Shard {
         let feed = FeedId(self.config.shard.0);
         let (mut freed, mut arena) = (0, ArenaId::default());
         let (replicas, stats) = (&mut self.replicas, &mut self.stats);
-        let evicted = self.delivery.evict_oldest(feed, |block| {
-            (freed, arena) = (cost(block), block.arena);
+        let evicted = self.delivery.evict_oldest(feed, |kind, block| {
+            // A note of a gap costs nothing that was counted.
+            (freed, arena) = (if block.messages > 0 { cost(block) } else { 0 }, block.arena);
+            if kind == Kind::Relayed {
+                return;
+            }
             stats.evicted_messages += u64::from(block.messages);
             for run in block.runs.iter() {
                 if let Some(Some(replica)) = replicas.get_mut(usize::from(run.vbucket.0)) {

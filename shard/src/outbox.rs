@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use broky_delivery::{Block, BlockSeq, Entry, SubscriptionId};
-use broky_proto::id::{Epoch, Lineage, Offset, VBucketId};
+use broky_delivery::{Block, BlockSeq, Entry, History, Kind, RelayId, SubscriptionId, Want, WantId};
+use broky_proto::id::{Epoch, Lineage, Member, Offset, VBucketId};
+use broky_proto::v1::{Gap, GapReason};
 use broky_ring::command::IsrChange;
 use bytes::Bytes;
 
+use crate::config::ShardId;
 use crate::outcome::PartOutcome;
 
 /// Names a request that waits for its outcome. Opaque to the shard.
@@ -21,6 +23,14 @@ pub struct SessionId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct InboundId(pub u64);
 
+/// Names a link on which an owner relays to this shard. Given by the caller, never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct UpstreamId(pub u64);
+
+/// Names history that is asked of another node for a subscription. Given by the shard, never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct HistoryId(pub u64);
+
 /// The outcome of a shard's part of a request.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Reply {
@@ -33,6 +43,8 @@ pub struct Reply {
 /// A committed block for the readers of the node's other shards.
 #[derive(Clone, Debug)]
 pub struct MirrorBlock {
+    /// What it is to readers.
+    pub kind: Kind,
     /// The block; its bytes are shared.
     pub block: Block,
     /// Its messages; none for blocks that came from another node.
@@ -82,12 +94,68 @@ pub enum Mirror {
         /// Its epoch.
         epoch: Epoch,
     },
-    /// Whether subscriptions to a vbucket can be opened has changed.
-    Ready {
+    /// Readers see the log of a vbucket, or do not see it any more.
+    InSync {
         /// The vbucket.
         vbucket: VBucketId,
-        /// Whether they can.
-        is_ready: bool,
+        /// Whether they do.
+        is_in_sync: bool,
+    },
+    /// What readers see of a vbucket goes on further up; they are told what will not come.
+    LoseUntil {
+        /// The vbucket.
+        vbucket: VBucketId,
+        /// The next offset.
+        next: Offset,
+        /// Why.
+        reason: GapReason,
+    },
+    /// Another node relays a vbucket from here on; readers are told what it cannot give them.
+    BeginRelayed {
+        /// The vbucket.
+        vbucket: VBucketId,
+        /// Its history.
+        history: History,
+        /// The first offset.
+        next: Offset,
+        /// What is missing before that.
+        gaps: Vec<Gap>,
+    },
+    /// Nothing that is asked for was relayed of a vbucket up to an offset.
+    PassRelayed {
+        /// The vbucket.
+        vbucket: VBucketId,
+        /// The next offset.
+        next: Offset,
+    },
+    /// Nobody relays a vbucket for the moment.
+    PauseRelayed {
+        /// The vbucket.
+        vbucket: VBucketId,
+    },
+    /// Nobody here wants a vbucket relayed any more.
+    EndRelayed {
+        /// The vbucket.
+        vbucket: VBucketId,
+    },
+    /// A vbucket cannot be had here: its readers go elsewhere.
+    EndReaders {
+        /// The vbucket.
+        vbucket: VBucketId,
+    },
+    /// What readers of the sending shard have come to ask for, or ask for no more.
+    Wants {
+        /// The sending shard.
+        shard: ShardId,
+        /// What.
+        wants: Vec<Want>,
+    },
+    /// What a shard's readers ask for is relayed from here on.
+    Covered {
+        /// Whose readers.
+        shard: ShardId,
+        /// What they ask for.
+        want: WantId,
     },
 }
 
@@ -133,8 +201,12 @@ pub struct Outbox {
     pub resign: Vec<(VBucketId, Epoch)>,
     /// Lineages to reserve: the vbucket, the epoch, the end asked for.
     pub extend: Vec<(VBucketId, Epoch, Lineage)>,
-    /// Subscriptions that could not be opened may be tried again.
-    pub is_ready_changed: bool,
+    /// Frames for owners of what is relayed here.
+    pub to_owners: Vec<(UpstreamId, Frame)>,
+    /// Other nodes that have something to read here.
+    pub wake_relays: Vec<RelayId>,
+    /// History to ask of other nodes, with the framed request.
+    pub histories: Vec<(HistoryId, Member, Bytes)>,
 }
 
 impl Outbox {
@@ -142,11 +214,12 @@ impl Outbox {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let Self { replies, wake, cut, mirror, mirror_cut, to_followers, to_leaders, close_sessions, .. } = self;
-        let Self { close_inbound, isr_changes, resign, extend, is_ready_changed, .. } = self;
+        let Self { close_inbound, isr_changes, resign, extend, to_owners, wake_relays, histories, .. } = self;
         let is_node_quiet = replies.is_empty() && wake.is_empty() && cut.is_empty() && mirror.is_empty();
         let are_links_quiet = to_followers.is_empty() && to_leaders.is_empty() && close_sessions.is_empty();
         let is_control_quiet =
             close_inbound.is_empty() && isr_changes.is_empty() && resign.is_empty() && extend.is_empty();
-        is_node_quiet && are_links_quiet && is_control_quiet && mirror_cut.is_none() && !is_ready_changed
+        let are_relays_quiet = to_owners.is_empty() && wake_relays.is_empty() && histories.is_empty();
+        is_node_quiet && are_links_quiet && is_control_quiet && are_relays_quiet && mirror_cut.is_none()
     }
 }

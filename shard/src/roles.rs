@@ -62,6 +62,9 @@ impl Shard {
         self.delivery.set_has_others(self.members.len() > 1);
         let (me, members) = (self.config.me, &self.members);
         self.absent.retain(|member, _| members.contains(member));
+        for (leader, (_, vbucket)) in self.leaders.iter_mut().zip(map.vbuckets()) {
+            *leader = vbucket.leader;
+        }
         let mut has_changed = false;
         for (id, vbucket) in map.vbuckets().filter(|(id, _)| self.config.owns(*id)).collect::<Vec<_>>() {
             let place = Place::of(vbucket, map, me);
@@ -80,6 +83,9 @@ impl Shard {
         }
         self.answer_waiting(out);
         self.deliver_committed(out);
+        self.rewatch(out);
+        self.settle_subscriptions(out);
+        self.wake_relays(out);
     }
 
     fn take_place(&mut self, id: VBucketId, place: Place, out: &mut Outbox) {
@@ -99,11 +105,7 @@ impl Shard {
             self.take_role(id, &place);
         }
         self.restage(id, &place);
-        let is_ready = place.is_held && place.isr.contains(&self.config.me);
-        if self.delivery.set_ready(id, is_ready, &mut out.wake) {
-            out.is_ready_changed = true;
-            self.mirror(Mirror::Ready { vbucket: id, is_ready }, out);
-        }
+        self.show(id, out);
     }
 
     /// Makes sure that there is a replica of the right history.

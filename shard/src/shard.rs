@@ -10,6 +10,7 @@ use broky_replication::{Replica, Role};
 use crate::arena::Arenas;
 use crate::config::{ConfigError, ShardConfig};
 use crate::following::Inbound;
+use crate::histories::Histories;
 use crate::isr::Absent;
 use crate::memory::Received;
 use crate::outbox::{InboundId, Mirror, Outbox, Reply};
@@ -17,6 +18,7 @@ use crate::pending::Pending;
 use crate::replies::Replies;
 use crate::roles::Place;
 use crate::sessions::Sessions;
+use crate::upstream::Upstreams;
 use crate::writers::Writers;
 
 /// What has happened since the start.
@@ -26,6 +28,8 @@ pub struct ShardStats {
     pub pushed_messages: u64,
     /// Messages taken from leaders.
     pub replicated_messages: u64,
+    /// Messages relayed by other nodes.
+    pub relayed_messages: u64,
     /// Messages that an earlier attempt had stored.
     pub duplicate_messages: u64,
     /// Messages refused.
@@ -74,6 +78,11 @@ pub struct Shard {
     pub(crate) isr_is_due: bool,
     pub(crate) proposed_at: Timestamp,
     pub(crate) extended_at: Timestamp,
+    pub(crate) passed_at: Timestamp,
+    /// Per vbucket: who leads it.
+    pub(crate) leaders: Vec<Option<Member>>,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) histories: Histories,
     /// Links from leaders.
     pub(crate) inbound: BTreeMap<InboundId, Inbound>,
     /// Frames were taken that are not acknowledged.
@@ -124,6 +133,10 @@ impl Shard {
             isr_is_due: false,
             proposed_at: Timestamp::default(),
             extended_at: Timestamp::default(),
+            passed_at: Timestamp::default(),
+            leaders: vec![None; vbuckets.len()],
+            upstreams: Upstreams::new(vbuckets),
+            histories: Histories::default(),
             inbound: BTreeMap::new(),
             is_turn_due: false,
             producers: 0,

@@ -150,13 +150,3 @@ fn closed_handle_does_not_name_the_next_subscription() {
     feed.block(&["a"]);
     assert_eq!(feed.read_all(second), [0]);
 }
-
-#[test]
-fn reader_is_told_when_its_node_falls_out_of_sync() {
-    let mut feed = Feed::new(0);
-    let reader = feed.open(&["*"], live(), 0);
-    feed.block(&["a"]);
-    assert_eq!(feed.read_all(reader), [0]);
-    assert_eq!(feed.fall_behind(), [reader]);
-    assert!(matches!(feed.delivery.poll(reader), Poll::Ended(refusal) if refusal.code == ErrorCode::NotReady));
-}

@@ -1,16 +1,19 @@
 //! A feed of one vbucket, written by hand.
 
-use broky_delivery::{ArenaId, Block, Delivery, DeliveryConfig, Entry, FeedId, Poll, Run, SubscriptionId};
+use broky_delivery::{
+    ArenaId, Block, Delivery, DeliveryConfig, Entry, FeedId, History, Kind, Poll, RelayId, Relayed, Run,
+    SubscriptionId, Want, WantId,
+};
 use broky_proto::frame::{PREFIX_LEN, prefix};
 use broky_proto::id::{ClusterId, Epoch, Incarnation, Lineage, Offset, Token, VBucketCount, VBucketId};
 use broky_proto::v1::{self, start::Start};
-use broky_proto::wire::{Stored, append_stored, scan_push};
+use broky_proto::wire::{Fields, Stored, append_stored, scan_push, stored_messages};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId([1; 16]);
 const FEED: FeedId = FeedId(0);
-const VBUCKET: VBucketId = VBucketId(0);
+pub(crate) const VBUCKET: VBucketId = VBucketId(0);
 
 pub(crate) struct Feed {
     pub(crate) delivery: Delivery,
@@ -27,12 +30,17 @@ impl Feed {
             cursor_interval_bytes: 1 << 20,
         });
         delivery.set_view(VBUCKET, Lineage(2), Epoch(1), Offset(base));
-        delivery.set_ready(VBUCKET, true, &mut Vec::new());
+        delivery.set_in_sync(VBUCKET, true, &mut Vec::new());
         Self { delivery, next: base }
     }
 
     /// Appends a block with a message for each key; returns the readers to wake.
     pub(crate) fn block(&mut self, keys: &[&str]) -> Vec<SubscriptionId> {
+        self.block_as(Kind::Log, keys)
+    }
+
+    /// Appends a block that is this to readers.
+    pub(crate) fn block_as(&mut self, kind: Kind, keys: &[&str]) -> Vec<SubscriptionId> {
         let mut buffer = BytesMut::from(&[0; PREFIX_LEN][..]);
         let first = Offset(self.next);
         let entries: Vec<Entry> = keys.iter().map(|key| self.append(&mut buffer, key)).collect();
@@ -47,21 +55,66 @@ impl Feed {
             arena: ArenaId::default(),
         };
         let mut wake = Vec::new();
-        self.delivery.handle_block(FEED, block, &entries, &mut wake);
+        self.delivery.handle_block(FEED, kind, block, &entries, &mut wake);
         wake
     }
 
     /// The node does not hold all there is any more; returns the readers to wake.
     pub(crate) fn fall_behind(&mut self) -> Vec<SubscriptionId> {
         let mut wake = Vec::new();
-        self.delivery.set_ready(VBUCKET, false, &mut wake);
+        self.delivery.set_in_sync(VBUCKET, false, &mut wake);
         wake
+    }
+
+    /// Another node gives what this one does not hold, from `next` on.
+    pub(crate) fn begin_relayed(&mut self, next: u64) {
+        let history = History { lineage: Lineage(2), epoch: Epoch(1), base: Offset(0) };
+        self.delivery.begin_relayed(VBUCKET, history, Offset(next), Vec::new(), &mut Vec::new());
+    }
+
+    /// Takes what the owner has for its relay.
+    pub(crate) fn take_relayed(&mut self, relay: RelayId, owner: &mut Self) -> Vec<SubscriptionId> {
+        let mut wake = Vec::new();
+        while let Some(next) = owner.delivery.poll_relay(relay) {
+            match next {
+                Relayed::Block { framed, messages, has_system, spans } => {
+                    let span = spans[0];
+                    let count = u32::try_from(span.end.0 - span.first.0).unwrap();
+                    let runs = [Run { vbucket: VBUCKET, count, first: span.first }].into();
+                    let block = Block { framed, runs, messages, has_system, arena: ArenaId::default() };
+                    let entries = entries_of(&block);
+                    self.delivery.handle_block(FEED, Kind::Relayed, block, &entries, &mut wake);
+                }
+                Relayed::Watching { vbucket, history, next, gaps, .. } => {
+                    self.delivery.begin_relayed(vbucket, history, next, gaps, &mut wake);
+                }
+                Relayed::Wanted(name, spans) => {
+                    spans.iter().for_each(|span| self.delivery.pass_relayed_to(span.vbucket, span.end));
+                    self.delivery.set_covered(WantId(name), FEED, &mut wake);
+                }
+                Relayed::Passed(spans) => {
+                    spans.iter().for_each(|span| self.delivery.pass_relayed_to(span.vbucket, span.end));
+                }
+                Relayed::Left(vbucket, _) => self.delivery.pause_relayed(vbucket),
+            }
+        }
+        wake
+    }
+
+    /// Asks the owner for what has come to be wanted here.
+    pub(crate) fn ask(&mut self, relay: RelayId, owner: &mut Self) {
+        for want in self.delivery.take_wants() {
+            match want {
+                Want::Begun(WantId(name), key) => owner.delivery.add_relay_interest(relay, name, key),
+                Want::Ended(WantId(name)) => owner.delivery.remove_relay_interest(relay, name),
+            }
+        }
     }
 
     /// Evicts the oldest blocks.
     pub(crate) fn evict(&mut self, blocks: usize) {
         for _ in 0..blocks {
-            assert!(self.delivery.evict_oldest(FEED, |_| {}));
+            assert!(self.delivery.evict_oldest(FEED, |_, _| {}));
         }
     }
 
@@ -106,6 +159,24 @@ impl Feed {
             token: Token::of(b"", key.as_bytes()),
         }
     }
+}
+
+fn entries_of(block: &Block) -> Vec<Entry> {
+    let mut start = PREFIX_LEN;
+    let stored = stored_messages(&block.framed[PREFIX_LEN..]).map(Result::unwrap);
+    let entry = |(span, message): (broky_proto::wire::Span, &[u8])| {
+        let fields = Fields::scan(message).unwrap();
+        let end = PREFIX_LEN + (span.start + span.len) as usize;
+        let begin = std::mem::replace(&mut start, end);
+        Entry {
+            start: u32::try_from(begin).unwrap(),
+            len: u32::try_from(end - begin).unwrap(),
+            key_start: u32::try_from(end - message.len()).unwrap() + fields.key.start,
+            key_len: fields.key.len,
+            token: Token::of(b"", fields.key.of(message)),
+        }
+    };
+    stored.map(entry).collect()
 }
 
 pub(crate) fn live() -> Start {

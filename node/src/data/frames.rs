@@ -12,6 +12,8 @@ use broky_shard::Frame;
 use bytes::{Buf, Bytes};
 use http_body::Body;
 
+use super::relay::Read;
+
 /// One frame's bytes: a header, and the block behind it as it stands in memory.
 #[derive(Debug, Default)]
 pub(crate) struct FrameBuf {
@@ -59,7 +61,7 @@ pub(crate) struct FrameQueue(Rc<RefCell<Queue>>);
 impl FrameQueue {
     pub(crate) fn push(&self, frame: Frame) {
         let mut queue = self.0.borrow_mut();
-        queue.frames.push_back(FrameBuf { head: frame.head, body: frame.body });
+        queue.frames.push_back(frame.into());
         if let Some(waker) = queue.waker.take() {
             waker.wake();
         }
@@ -76,12 +78,23 @@ impl FrameQueue {
 
     /// The stream of what is put.
     pub(crate) fn frames(&self) -> Frames {
-        Frames(self.clone())
+        Frames::Queue(self.clone())
     }
 }
 
 /// The body of a request or response.
-pub(crate) struct Frames(FrameQueue);
+pub(crate) enum Frames {
+    /// What is put into a queue.
+    Queue(FrameQueue),
+    /// What another node reads here, as it reads.
+    Read(Read),
+}
+
+impl From<Frame> for FrameBuf {
+    fn from(frame: Frame) -> Self {
+        Self { head: frame.head, body: frame.body }
+    }
+}
 
 impl Body for Frames {
     type Data = FrameBuf;
@@ -91,7 +104,13 @@ impl Body for Frames {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<FrameBuf>, Infallible>>> {
-        let mut queue = self.0.0.borrow_mut();
+        let queue = match self.get_mut() {
+            Self::Queue(queue) => queue,
+            Self::Read(read) => {
+                return Pin::new(read).poll_next(cx).map(|frame| Some(Ok(http_body::Frame::data(frame?.into()))));
+            }
+        };
+        let mut queue = queue.0.borrow_mut();
         match queue.frames.pop_front() {
             Some(frame) => Poll::Ready(Some(Ok(http_body::Frame::data(frame)))),
             None if queue.is_closed => Poll::Ready(None),

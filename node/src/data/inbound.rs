@@ -16,6 +16,7 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::outbound::poll_message;
+use super::relay::{HistoryBody, Read, RelayBody};
 use super::{FRAME_BYTES_MAX, FrameQueue, Frames, KEEP_ALIVE, Method, STREAM_WINDOW_BYTES};
 use crate::worker::{LocalExecutor, Worker};
 
@@ -42,6 +43,14 @@ impl Service<Request<Incoming>> for DataService {
             }
             Some(Method::Forward) => {
                 tokio::task::spawn_local(take_forwards(worker, from, request.into_body(), queue));
+            }
+            Some(Method::Relay) => {
+                let body = RelayBody::new(worker, request.into_body());
+                *response.body_mut() = Frames::Read(Read::Relay(Box::new(body)));
+            }
+            Some(Method::History) => {
+                let body = HistoryBody::new(worker, request.into_body());
+                *response.body_mut() = Frames::Read(Read::History(Box::new(body)));
             }
             None => {
                 *response.status_mut() = StatusCode::NOT_FOUND;

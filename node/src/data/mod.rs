@@ -2,11 +2,13 @@
 //!
 //! A shard dials every process that holds copies of what it leads, one connection each, and keeps one stream on it: down
 //! go blocks, up come acknowledgements. On another connection a worker forwards the pushes that a process leads, as they
-//! come; up come their outcomes. What the frames mean is the shard's affair; here they are moved.
+//! come; up come their outcomes. On others again a node reads what it relays to its own clients. What the frames mean is
+//! the shard's affair; here they are moved.
 
 mod frames;
 mod inbound;
 mod outbound;
+mod relay;
 
 pub(crate) use frames::FrameQueue;
 use frames::Frames;
@@ -20,15 +22,21 @@ pub(crate) enum Method {
     Replicate,
     /// Pushes for a leader.
     Forward,
+    /// Deliveries from an owner.
+    Relay,
+    /// History from an owner, for one subscription.
+    History,
 }
 
 impl Method {
-    const ALL: [Self; 2] = [Self::Replicate, Self::Forward];
+    const ALL: [Self; 4] = [Self::Replicate, Self::Forward, Self::Relay, Self::History];
 
     fn path(self) -> &'static str {
         match self {
             Self::Replicate => "/broky.data.v1.Data/Replicate",
             Self::Forward => "/broky.data.v1.Data/Forward",
+            Self::Relay => "/broky.data.v1.Data/Relay",
+            Self::History => "/broky.data.v1.Data/History",
         }
     }
 }

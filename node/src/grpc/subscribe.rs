@@ -9,7 +9,7 @@ use std::time::Duration;
 use broky_delivery::{self as delivery, SubscriptionId};
 use broky_proto::error::Refusal;
 use broky_proto::limits::SUBSCRIBE_REQUEST_BYTES_MAX;
-use broky_proto::v1::{ErrorCode, Open, SubscribeRequest, subscribe_request::Request};
+use broky_proto::v1::{ErrorCode, SubscribeRequest, subscribe_request::Request};
 use bytes::Bytes;
 use http::Response;
 use http_body::Frame;
@@ -33,7 +33,7 @@ enum State {
     /// Waits for the first request.
     Opening(Pin<Box<Sleep>>),
     /// Waits until the node can serve it.
-    NotReady(Pin<Box<Sleep>>, Box<Open>, Refusal),
+    Beginning(Pin<Box<Sleep>>, SubscriptionId),
     Open(SubscriptionId),
     /// Said its last.
     Over,
@@ -61,17 +61,20 @@ impl Subscribe {
         if matches!(self.state, State::Over) {
             return Poll::Ready(None);
         }
-        if let Err(refusal) = self.read(cx).and_then(|()| self.try_again(cx)) {
+        if let Err(refusal) = self.read(cx) {
             return self.finish(&refusal);
         }
         let id = match &mut self.state {
             State::Open(id) => *id,
-            State::NotReady(deadline, _, refusal) => {
-                if deadline.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
+            State::Beginning(deadline, id) => {
+                let id = *id;
+                if self.worker.has_begun(id) {
+                    self.state = State::Open(id);
+                } else if deadline.as_mut().poll(cx).is_ready() {
+                    let reason = "not everything that is asked for can be had at this node at present";
+                    return self.finish(&Refusal::new(ErrorCode::NotReady, reason));
                 }
-                let refusal = refusal.clone();
-                return self.finish(&refusal);
+                id
             }
             State::Over => return Poll::Ready(None),
             State::Opening(deadline) => {
@@ -89,6 +92,7 @@ impl Subscribe {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
+            delivery::Poll::Done => self.finish(&Refusal::new(ErrorCode::Unspecified, "the subscription is over")),
             delivery::Poll::Ended(refusal) => self.finish(&refusal),
         }
     }
@@ -104,7 +108,7 @@ impl Subscribe {
                 self.is_half_closed = true;
                 return match self.state {
                     State::Opening(_) => Err(violation("the stream ended without opening a subscription")),
-                    State::NotReady(..) | State::Open(_) | State::Over => Ok(()),
+                    State::Beginning(..) | State::Open(_) | State::Over => Ok(()),
                 };
             };
             let request = SubscribeRequest::decode(message)
@@ -118,53 +122,20 @@ impl Subscribe {
     fn handle(&mut self, request: SubscribeRequest) -> Result<(), Refusal> {
         match (&mut self.state, request.request) {
             (State::Opening(_), Some(Request::Open(open))) => {
-                let deadline = Box::pin(tokio::time::sleep(READY_TIMEOUT));
-                self.open(deadline, Box::new(open))
+                let id = self.worker.open_subscription(self.connection, &open)?;
+                self.state = State::Beginning(Box::pin(tokio::time::sleep(READY_TIMEOUT)), id);
+                Ok(())
             }
-            (State::Open(id), Some(Request::Credit(credit))) => {
+            (State::Beginning(_, id) | State::Open(id), Some(Request::Credit(credit))) => {
                 self.worker.add_credit(*id, credit);
                 Ok(())
             }
-            (State::NotReady(_, open, _), Some(Request::Credit(credit))) if open.credit > 0 => {
-                open.credit = open.credit.saturating_add(credit);
-                Ok(())
-            }
-            (State::NotReady(..), Some(Request::Credit(_))) => {
-                Err(violation("credit was given to a subscription opened without"))
-            }
             (State::Opening(_), Some(Request::Credit(_)) | None) => Err(violation("the first request must be `open`")),
-            (State::Open(_) | State::NotReady(..), Some(Request::Open(_))) => {
+            (State::Open(_) | State::Beginning(..), Some(Request::Open(_))) => {
                 Err(violation("the subscription is open already"))
             }
-            (State::Open(_) | State::NotReady(..), None) => Err(violation("a request holds nothing")),
+            (State::Open(_) | State::Beginning(..), None) => Err(violation("a request holds nothing")),
             (State::Over, _) => Ok(()),
-        }
-    }
-
-    /// Opens the subscription, or lets it wait until this node can serve it.
-    fn open(&mut self, deadline: Pin<Box<Sleep>>, open: Box<Open>) -> Result<(), Refusal> {
-        self.state = match self.worker.open_subscription(self.connection, &open) {
-            Ok(id) => State::Open(id),
-            Err(refusal) if refusal.code == ErrorCode::NotReady => State::NotReady(deadline, open, refusal),
-            Err(refusal) => return Err(refusal),
-        };
-        Ok(())
-    }
-
-    /// Opens the subscription if it could not be opened before and can be by now.
-    fn try_again(&mut self, cx: &Context<'_>) -> Result<(), Refusal> {
-        if !matches!(self.state, State::NotReady(..)) {
-            return Ok(());
-        }
-        match std::mem::replace(&mut self.state, State::Over) {
-            State::NotReady(deadline, open, _) => {
-                self.worker.wait_for_ready(cx);
-                self.open(deadline, open)
-            }
-            state => {
-                self.state = state;
-                Ok(())
-            }
         }
     }
 
@@ -174,7 +145,7 @@ impl Subscribe {
     }
 
     fn close(&mut self) {
-        if let State::Open(id) = std::mem::replace(&mut self.state, State::Over) {
+        if let State::Beginning(_, id) | State::Open(id) = std::mem::replace(&mut self.state, State::Over) {
             self.worker.close_subscription(id);
         }
     }

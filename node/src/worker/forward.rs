@@ -8,7 +8,6 @@ use broky_proto::data_v1::{ForwardException, ForwardPosition, Forwarded};
 use broky_proto::forward::{ForwardError, decode, decode_outcome, encode};
 use broky_proto::frame;
 use broky_proto::id::Member;
-use broky_proto::peer::{Hello, Purpose};
 use broky_proto::v1::{ErrorCode, OutcomeKind, Position};
 use broky_proto::wire::Push;
 use broky_shard::{Collector, Exception, ExceptionKind, PartId, PartOutcome};
@@ -74,13 +73,7 @@ impl Worker {
 
     async fn dial_forward(&self, member: Member, queue: &FrameQueue) -> Option<data::Outbound> {
         let address = self.peer_address(member)?;
-        let hello = {
-            let shard = self.shard.borrow();
-            let config = shard.config();
-            let (cluster, from, to) = (Some(config.cluster), Some(config.me), Some(member));
-            Hello { purpose: Purpose::Data, shard: config.shard.0, cluster, from, to }
-        };
-        match data::open(&address, &hello, Method::Forward, queue, super::peers::DIAL_TIMEOUT).await {
+        match data::open(&address, &self.hello_to(member), Method::Forward, queue, super::peers::DIAL_TIMEOUT).await {
             Ok(stream) => Some(stream),
             Err(error) => {
                 tracing::debug!(%member, %address, %error, "a leader cannot be reached");

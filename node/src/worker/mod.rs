@@ -5,6 +5,7 @@ mod connection;
 mod forward;
 mod inbox;
 mod peers;
+mod relays;
 mod requests;
 mod spin;
 mod stop;
@@ -32,6 +33,7 @@ pub(crate) use thread::{WorkerConfig, spawn};
 
 use forward::Forwards;
 use peers::Peers;
+use relays::Relays;
 use requests::Requests;
 use spin::Spin;
 use stop::Stop;
@@ -44,7 +46,9 @@ pub(crate) struct ConnectionId(usize);
 #[derive(Default)]
 struct Reader {
     waker: Option<Waker>,
+    /// `None` when it is another node.
     connection: Option<ConnectionId>,
+    is_open: bool,
 }
 
 /// One thread's state.
@@ -78,10 +82,9 @@ pub(crate) struct Worker {
     /// Something waits to be sent on.
     rerouting: Notify,
     forwards: Forwards,
+    relays: Relays,
     /// No other node is registered.
     is_alone: Cell<bool>,
-    /// Subscriptions that wait until they can be opened.
-    waiting_for_ready: RefCell<Vec<Waker>>,
 }
 
 impl Worker {
@@ -109,8 +112,8 @@ impl Worker {
             router: RefCell::new(Router::new(config.shard.me, config.shard.shards, config.shard.vbuckets)),
             rerouting: Notify::new(),
             forwards: Forwards::default(),
+            relays: Relays::default(),
             is_alone: Cell::new(true),
-            waiting_for_ready: RefCell::default(),
         }
     }
 
@@ -166,9 +169,7 @@ impl Worker {
         let mut outbox = std::mem::take(&mut *self.outbox.borrow_mut());
         self.mirror(&mut outbox);
         self.dispatch_to_peers(&mut outbox);
-        if std::mem::take(&mut outbox.is_ready_changed) {
-            self.waiting_for_ready.borrow_mut().drain(..).for_each(Waker::wake);
-        }
+        self.dispatch_relays(&mut outbox);
         let mut readers = self.readers.borrow_mut();
         for id in outbox.wake.drain(..) {
             if let Some(waker) = readers.get_mut(id.index()).and_then(|reader| reader.waker.take()) {

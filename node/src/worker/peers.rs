@@ -32,8 +32,8 @@ pub(crate) enum FromWorker {
 
 /// Time a follower has to answer when it is dialled.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_millis(800);
-const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(20);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 /// A link to a follower, or the attempts to get one.
 struct Link {
@@ -99,6 +99,7 @@ impl Worker {
         self.route(|router, now, out| router.handle_map(now, &map, out));
         self.prune_forwards();
         self.link_up();
+        self.link_upstreams();
         self.peers.has_company.notify_one();
     }
 
@@ -113,6 +114,19 @@ impl Worker {
     /// Where another process is reached by its peers.
     pub(super) fn peer_address(&self, member: Member) -> Option<String> {
         self.peers.address_of(member.node).filter(|_| self.is_current(member))
+    }
+
+    /// How this worker greets another process.
+    pub(super) fn hello_to(&self, member: Member) -> Hello {
+        let shard = self.shard.borrow();
+        let config = shard.config();
+        let (cluster, from, to) = (Some(config.cluster), Some(config.me), Some(member));
+        Hello { purpose: Purpose::Data, shard: config.shard.0, cluster, from, to }
+    }
+
+    /// Has links looked after from now on.
+    pub(super) fn note_company(&self) {
+        self.peers.has_company.notify_one();
     }
 
     /// Whether this is the current process of a node.
@@ -151,14 +165,8 @@ impl Worker {
         let mut backoff = BACKOFF_MIN;
         loop {
             let Some(address) = self.peers.address_of(member.node) else { return };
-            let hello = {
-                let shard = self.shard.borrow();
-                let config = shard.config();
-                let (cluster, from, to) = (Some(config.cluster), Some(config.me), Some(member));
-                Hello { purpose: Purpose::Data, shard: config.shard.0, cluster, from, to }
-            };
             let queue = FrameQueue::default();
-            match data::open(&address, &hello, Method::Replicate, &queue, DIAL_TIMEOUT).await {
+            match data::open(&address, &self.hello_to(member), Method::Replicate, &queue, DIAL_TIMEOUT).await {
                 Ok(stream) => {
                     backoff = BACKOFF_MIN;
                     self.lead(member, stream, queue).await;
@@ -284,7 +292,8 @@ impl Worker {
         loop {
             let is_alone = {
                 let peers = &self.peers;
-                peers.links.borrow().is_empty() && peers.inbound.borrow().is_empty()
+                let has_links = !peers.links.borrow().is_empty() || !peers.inbound.borrow().is_empty();
+                !has_links && !self.has_upstreams() && !self.shard.borrow().has_histories()
             };
             if is_alone {
                 self.peers.has_company.notified().await;

@@ -14,29 +14,46 @@ impl Worker {
         if self.stop.is_stopping() {
             return Err(Refusal::new(ErrorCode::ShuttingDown, "the node is shutting down"));
         }
-        let id = self.shard.borrow_mut().delivery_mut().open(open)?;
+        let id = self.act(|shard, out| shard.open_subscription(open, out))?;
+        self.note_reader(id, Some(connection));
+        self.look_after_upstreams();
+        Ok(id)
+    }
+
+    /// Notes who reads a subscription.
+    pub(super) fn note_reader(&self, id: SubscriptionId, connection: Option<ConnectionId>) {
         let mut readers = self.readers.borrow_mut();
         if readers.len() <= id.index() {
             readers.resize_with(id.index() + 1, Default::default);
         }
         if let Some(reader) = readers.get_mut(id.index()) {
-            reader.connection = Some(connection);
+            *reader = super::Reader { waker: None, connection, is_open: true };
         }
         self.subscribed.notify_one();
-        Ok(id)
     }
 
-    /// Has a task woken when subscriptions that could not be opened may be tried again.
-    pub(crate) fn wait_for_ready(&self, cx: &Context<'_>) {
-        let mut waiting = self.waiting_for_ready.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
+    /// Dials whom what is subscribed to has to come from.
+    pub(super) fn look_after_upstreams(&self) {
+        // A lone node holds everything.
+        if !self.is_alone.get()
+            && let Some(this) = self.this.upgrade()
+        {
+            this.link_upstreams();
+            self.note_company();
         }
+    }
+
+    /// Whether a subscription has begun.
+    pub(crate) fn has_begun(&self, id: SubscriptionId) -> bool {
+        self.shard.borrow().delivery().has_begun(id)
     }
 
     /// What a subscription is sent next; its reader is woken when there is more.
     pub(crate) fn poll_subscription(&self, id: SubscriptionId, cx: &Context<'_>) -> Poll {
         let poll = self.shard.borrow_mut().delivery_mut().poll(id);
+        if self.shard.borrow().has_histories() {
+            self.note_room();
+        }
         if matches!(poll, Poll::Pending)
             && let Some(reader) = self.readers.borrow_mut().get_mut(id.index())
             && !reader.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
@@ -53,12 +70,14 @@ impl Worker {
 
     /// Ends a subscription at its reader's wish.
     pub(crate) fn close_subscription(&self, id: SubscriptionId) {
-        self.shard.borrow_mut().delivery_mut().close(id);
+        self.act(|shard, out| shard.close_subscription(id, out));
+        self.look_after_upstreams();
+        self.note_room();
         let mut readers = self.readers.borrow_mut();
         if let Some(reader) = readers.get_mut(id.index()) {
             *reader = super::Reader::default();
         }
-        while readers.last().is_some_and(|reader| reader.connection.is_none()) {
+        while readers.last().is_some_and(|reader| !reader.is_open) {
             readers.pop();
         }
     }

@@ -40,6 +40,15 @@ impl Ledger {
         }
     }
 
+    /// The first place from `from` to before `to` that holds a message for which `is_wanted` holds.
+    pub(crate) fn find(&self, vbucket: u32, from: u64, to: u64, is_wanted: impl Fn(Id) -> bool) -> Option<u64> {
+        if from >= to {
+            return None;
+        }
+        let mut range = self.places.range((vbucket, from)..(vbucket, to));
+        range.find(|(_, id)| is_wanted(**id)).map(|((_, offset), _)| *offset)
+    }
+
     pub(crate) fn has(&self, id: Id) -> bool {
         self.at.contains_key(&id)
     }

@@ -12,6 +12,7 @@ mod ledger;
 mod network;
 mod producers;
 mod readers;
+mod relays;
 mod rng;
 mod steps;
 mod world;

@@ -25,14 +25,14 @@ pub(crate) struct Network {
     next: u64,
 }
 
-fn joined(frame: &Frame) -> Bytes {
+pub(crate) fn joined(frame: &Frame) -> Bytes {
     let mut bytes = BytesMut::new();
     bytes.put_slice(&frame.head);
     bytes.put_slice(&frame.body);
     bytes.freeze()
 }
 
-fn deframed(bytes: Bytes) -> Bytes {
+pub(crate) fn deframed(bytes: Bytes) -> Bytes {
     let mut deframer = Deframer::new(FRAME_BYTES_MAX);
     deframer.push(bytes);
     let message = deframer.next_message().unwrap().unwrap();

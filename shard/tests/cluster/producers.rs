@@ -5,6 +5,11 @@ use bytes::Bytes;
 
 use crate::ledger::Id;
 
+/// What a message's key begins with, by which readers choose.
+pub(crate) fn tag_of(id: Id) -> u8 {
+    if id.is_multiple_of(3) { b'a' } else { b'b' }
+}
+
 /// A message on its way.
 #[derive(Clone)]
 pub(crate) struct Message {
@@ -20,11 +25,19 @@ pub(crate) struct Producer {
     pub(crate) unsettled: Vec<Message>,
     /// The ticket and the node of the attempt at hand.
     pub(crate) attempt: Option<(u64, usize)>,
+    /// Bytes behind each message's number.
+    padding: usize,
+}
+
+fn payload(id: Id, padding: usize) -> Bytes {
+    let mut payload = id.to_be_bytes().to_vec();
+    payload.resize(8 + padding, 0);
+    payload.into()
 }
 
 impl Producer {
-    pub(crate) fn new(id: u64) -> Self {
-        Self { id, sequence: 0, unsettled: Vec::new(), attempt: None }
+    pub(crate) fn new(id: u64, padding: usize) -> Self {
+        Self { id, sequence: 0, unsettled: Vec::new(), attempt: None, padding }
     }
 
     pub(crate) fn add(&mut self, id: Id, key: Bytes) {
@@ -38,7 +51,7 @@ impl Producer {
         let run = self.unsettled.iter().zip(first..).take_while(|(message, sequence)| message.sequence == *sequence);
         let messages = run.map(|(message, _)| v1::Message {
             key: message.key.clone(),
-            payload: Bytes::copy_from_slice(&message.id.to_be_bytes()),
+            payload: payload(message.id, self.padding),
             ..v1::Message::default()
         });
         v1::PushRequest {

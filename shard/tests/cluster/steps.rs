@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use broky_proto::v1::{Earliest, start};
 use broky_ring::command::Command;
-use broky_shard::{SessionId, TICK};
+use broky_shard::{Outbox, SessionId, TICK};
 
 use crate::readers::Reader;
 use crate::world::{CLUSTER, World, shard};
@@ -17,6 +17,8 @@ struct Faults {
     cuts: bool,
     /// Everything at once, now and then.
     total: bool,
+    /// Messages so large that the oldest leave the memory.
+    large: bool,
 }
 
 impl World {
@@ -30,7 +32,9 @@ impl World {
                 self.push(producer);
             }
             15..=24 => self.with(node, |shard, out| shard.flush(out)),
-            25..=69 => self.deliver(),
+            25..=54 => self.deliver(),
+            55..=66 => self.relay(),
+            67..=69 => self.fetch(),
             70..=74 => self.tick(),
             75..=78 => self.learn(node),
             79..=82 => {
@@ -41,16 +45,22 @@ impl World {
                 }
             }
             83..=84 => self.place(),
-            85..=91 => self.read(node),
+            85..=91 => self.read(node, true),
             92 => {
                 let producer = self.rng.below(self.producers.len());
                 self.give_up(producer);
             }
-            93..=94 => self.connect(node),
+            93..=94 => {
+                self.connect(node);
+                self.connect_upstreams(node);
+            }
             95 if faults.cuts => {
                 let links: Vec<SessionId> = self.network.links.keys().copied().collect();
                 if let Some(link) = self.rng.pick(&links) {
                     self.cut(link, false);
+                }
+                if self.rng.one_in(2) {
+                    self.cut_some_upstream();
                 }
             }
             96 if faults.kills => self.kill(node),
@@ -111,6 +121,7 @@ impl World {
         for session in of_it.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.cut(session, true);
         }
+        self.cut_relays_of(node);
         for producer in 0..self.producers.len() {
             if self.producers[producer].attempt.is_some_and(|(_, at)| at == node) {
                 self.give_up(producer);
@@ -142,22 +153,30 @@ impl World {
         }
     }
 
-    fn read(&mut self, node: usize) {
+    fn read(&mut self, node: usize, moves: bool) {
         let mut readers = std::mem::take(&mut self.readers);
+        let mut out = Outbox::default();
+        let mut left = Vec::new();
         let Some(shard) = &mut self.nodes[node].shard else { return self.readers = readers };
         for reader in &mut readers {
             if reader.node == node && reader.subscription.is_some() {
-                reader.read(shard, &mut self.ledger);
-            } else if reader.subscription.is_none() || self.rng.one_in(20) {
+                reader.read(shard, &mut self.ledger, &mut out);
+            } else if reader.subscription.is_none() || moves && self.rng.one_in(20) {
                 // Its node is gone, or it goes elsewhere by itself.
-                reader.resume(node, shard, &CLUSTER.0);
+                left.extend(reader.subscription.take().map(|id| (reader.node, id)));
+                reader.resume(node, shard, &CLUSTER.0, &mut out);
             }
         }
-        if readers.len() < 4 {
+        if readers.len() < 6 {
             let start = self.rng.one_in(2).then_some(start::Start::Earliest(Earliest {}));
-            readers.extend(Reader::open(node, shard, start));
+            let tag = self.rng.one_in(3).then_some(b'a');
+            readers.push(Reader::open(node, shard, start, tag, &mut out));
         }
         self.readers = readers;
+        self.carry_out(node, out);
+        for (node, id) in left {
+            self.with(node, |shard, out| shard.close_subscription(id, out));
+        }
     }
 
     /// Ends all faults and runs until nothing is left to do.
@@ -175,10 +194,13 @@ impl World {
             for node in 0..self.nodes.len() {
                 self.learn(node);
                 self.with(node, |shard, out| shard.flush(out));
-                self.read(node);
+                self.connect_upstreams(node);
+                self.read(node, false);
             }
             for _ in 0..20 {
                 self.deliver();
+                self.relay();
+                self.fetch();
             }
             for producer in 0..self.producers.len() {
                 if self.rng.one_in(50) {
@@ -207,7 +229,7 @@ impl World {
         let is_level = |vbucket| ends(vbucket).windows(2).all(|pair| pair[0] == pair[1] && pair[0].0 == pair[0].1);
         let readers_done = self.readers.iter().all(|reader| {
             let end = |vbucket: broky_proto::id::VBucketId| ends(vbucket).first().map_or(0, |(end, _)| end.0);
-            self.vbuckets.iter().all(|vbucket| reader.next(u32::from(vbucket.0)) == end(vbucket))
+            self.vbuckets.iter().all(|vbucket| reader.has_all(u32::from(vbucket.0), end(vbucket), &self.ledger))
         });
         self.producers.iter().all(|producer| producer.unsettled.is_empty())
             && self.control.map().vbuckets().all(|(_, vbucket)| is_in_sync(vbucket))
@@ -221,16 +243,23 @@ impl World {
             text += &format!("\n{id}: leader {:?} isr {:?} of {:?}", vbucket.leader, vbucket.isr, vbucket.replicas);
             for node in &self.nodes {
                 let Some(shard) = &node.shard else { continue };
-                text += &format!("\n   {} {:?} readable {:?}", node.member, shard.log(id), shard.delivery().bounds(id));
+                let delivery = shard.delivery();
+                let sees = (delivery.is_ready(id), delivery.is_relayed(id), delivery.seen(id));
+                text += &format!("\n   {} {:?} {:?} sees {sees:?}", node.member, shard.log(id), delivery.bounds(id));
             }
         }
         let unsettled: Vec<_> =
             self.producers.iter().map(|producer| (producer.unsettled.len(), producer.attempt)).collect();
+        for reader in &self.readers {
+            text += &format!("\nreader {reader:?}");
+        }
+        text += &self.describe_relays();
         text + &format!("\nunsettled {unsettled:?}, {} links", self.network.links.len())
     }
 
     /// Everything acknowledged is there, at every node, once.
     fn check_all(&mut self) {
+        self.readers.iter().for_each(|reader| reader.check(&self.ledger));
         let before = self.ledger.acknowledged.clone();
         for node in 0..self.nodes.len() {
             let Some(shard) = &mut self.nodes[node].shard else { continue };
@@ -238,9 +267,10 @@ impl World {
             if !holds_all {
                 continue;
             }
-            let mut reader = Reader::open(node, shard, Some(start::Start::Earliest(Earliest {}))).unwrap();
+            let mut out = Outbox::default();
+            let mut reader = Reader::open(node, shard, Some(start::Start::Earliest(Earliest {})), None, &mut out);
             let mut found = crate::ledger::Ledger::default();
-            reader.read(shard, &mut found);
+            reader.read(shard, &mut found, &mut out);
             for (id, (vbucket, offset)) in &before {
                 let start = shard.log(broky_proto::id::VBucketId(u16::try_from(*vbucket).unwrap())).unwrap().start().0;
                 if *offset >= start {
@@ -253,7 +283,7 @@ impl World {
 
 fn run(seed: u64, nodes: usize, replicas: u8, faults: Faults) -> World {
     println!("seed {seed}");
-    let mut world = World::new(seed, nodes, 4, replicas);
+    let mut world = World::new(seed, nodes, 4, replicas, if faults.large { 400 << 10 } else { 0 });
     for _ in 0..3_000 {
         world.step(faults);
     }
@@ -262,11 +292,15 @@ fn run(seed: u64, nodes: usize, replicas: u8, faults: Faults) -> World {
     world
 }
 
-const QUIET: Faults = Faults { kills: false, pauses: false, cuts: false, total: false };
+const QUIET: Faults = Faults { kills: false, pauses: false, cuts: false, total: false, large: false };
 
 fn seeds(count: u64) -> std::ops::Range<u64> {
-    // More with BROKY_SEEDS=n, for a long run by hand.
-    0..option_env!("BROKY_SEEDS").and_then(|seeds| seeds.parse().ok()).unwrap_or(count)
+    // More with BROKY_SEEDS=n, for a long run by hand; BROKY_SEEDS=n..m for some of them.
+    let asked = option_env!("BROKY_SEEDS").unwrap_or_default();
+    match asked.split_once("..") {
+        Some((from, to)) => from.parse().unwrap()..to.parse().unwrap(),
+        None => 0..asked.parse().unwrap_or(count),
+    }
 }
 
 #[test]
@@ -298,14 +332,14 @@ fn paused_nodes_lose_and_repeat_nothing() {
 #[test]
 fn killed_nodes_lose_nothing_that_somebody_held() {
     for seed in seeds(60) {
-        run(seed, 3, 3, Faults { kills: true, cuts: true, pauses: true, total: false });
+        run(seed, 3, 3, Faults { kills: true, cuts: true, pauses: true, ..QUIET });
     }
 }
 
 #[test]
 fn larger_cluster_loses_nothing_that_somebody_held() {
     for seed in seeds(40) {
-        run(seed, 5, 3, Faults { kills: true, cuts: true, pauses: true, total: false });
+        run(seed, 5, 3, Faults { kills: true, cuts: true, pauses: true, ..QUIET });
     }
 }
 
@@ -313,7 +347,36 @@ fn larger_cluster_loses_nothing_that_somebody_held() {
 fn total_loss_is_told_and_offsets_are_not_used_again() {
     let mut losses = 0;
     for seed in seeds(40) {
-        losses += run(seed, 3, 3, Faults { kills: true, cuts: true, pauses: false, total: true }).lineage_changes;
+        losses += run(seed, 3, 3, Faults { kills: true, cuts: true, total: true, ..QUIET }).lineage_changes;
+    }
+    assert!(losses > 0, "nothing was ever lost");
+}
+
+#[test]
+fn readers_elsewhere_miss_nothing_in_silence() {
+    let (mut frames, mut histories) = (0, 0);
+    for seed in seeds(40) {
+        let world = run(seed, 6, 2, Faults { cuts: true, pauses: true, ..QUIET });
+        (frames, histories) = (frames + world.relays.frames, histories + world.relays.histories_read);
+    }
+    assert!(frames > 1_000 && histories > 10, "{frames} frames relayed, {histories} histories read");
+}
+
+#[test]
+fn readers_elsewhere_are_told_what_has_left_the_memory() {
+    let mut missed = 0;
+    for seed in seeds(15) {
+        let world = run(seed, 5, 2, Faults { cuts: true, large: true, ..QUIET });
+        missed += world.readers.iter().map(|reader| reader.missed).sum::<u64>();
+    }
+    assert!(missed > 0, "nothing left the memory");
+}
+
+#[test]
+fn readers_elsewhere_are_told_of_total_loss() {
+    let mut losses = 0;
+    for seed in seeds(30) {
+        losses += run(seed, 5, 2, Faults { kills: true, cuts: true, total: true, ..QUIET }).lineage_changes;
     }
     assert!(losses > 0, "nothing was ever lost");
 }

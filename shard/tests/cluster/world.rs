@@ -14,8 +14,9 @@ use std::collections::BTreeMap;
 use crate::control::Cluster;
 use crate::ledger::{Id, Ledger};
 use crate::network::Network;
-use crate::producers::Producer;
+use crate::producers::{Producer, tag_of};
 use crate::readers::Reader;
+use crate::relays::Relays;
 use crate::rng::Rng;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId([5; 16]);
@@ -42,6 +43,7 @@ pub(crate) struct World {
     pub(crate) control: Cluster,
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: Network,
+    pub(crate) relays: Relays,
     pub(crate) producers: Vec<Producer>,
     pub(crate) readers: Vec<Reader>,
     pub(crate) ledger: Ledger,
@@ -55,7 +57,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, nodes: usize, vbuckets: u32, replicas: u8) -> Self {
+    pub(crate) fn new(seed: u64, nodes: usize, vbuckets: u32, replicas: u8, padding: usize) -> Self {
         let vbuckets = VBucketCount::new(vbuckets).unwrap();
         let mut control = Cluster::new(vbuckets, replicas, 2.min(replicas));
         let names = (0..nodes).map(|number| format!("node-{number}"));
@@ -67,7 +69,8 @@ impl World {
             control,
             nodes: members.into_iter().map(node).collect(),
             network: Network::default(),
-            producers: (1..=3).map(Producer::new).collect(),
+            relays: Relays::default(),
+            producers: (1..=3).map(|id| Producer::new(id, padding)).collect(),
             readers: Vec::new(),
             ledger: Ledger::default(),
             proposals: Vec::new(),
@@ -156,13 +159,14 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, node: usize, out: Outbox) {
+    pub(crate) fn carry_out(&mut self, node: usize, out: Outbox) {
         for (session, frame) in &out.to_followers {
             self.network.send_down(*session, frame);
         }
         for (inbound, frame) in &out.to_leaders {
             self.network.send_up(*inbound, frame);
         }
+        self.carry_out_relays(node, &out);
         for session in out.close_sessions {
             self.cut(session, false);
         }
@@ -205,18 +209,19 @@ impl World {
         }
     }
 
-    /// A key of a vbucket.
-    fn key_of(&self, vbucket: VBucketId) -> Bytes {
-        let is_of = |key: &u16| self.vbuckets.vbucket_of(Token::of(b"", &key.to_be_bytes())) == vbucket;
-        Bytes::copy_from_slice(&(0..u16::MAX).find(is_of).unwrap().to_be_bytes())
+    /// A key of a vbucket that begins with a tag.
+    fn key_of(&self, vbucket: VBucketId, tag: u8) -> Bytes {
+        let key = |number: u16| [&[tag], number.to_be_bytes().as_slice()].concat();
+        let is_of = |number: &u16| self.vbuckets.vbucket_of(Token::of(b"", &key(*number))) == vbucket;
+        key((0..u16::MAX).find(is_of).unwrap()).into()
     }
 
     /// Lets a producer have one more message to push.
     pub(crate) fn produce(&mut self, producer: usize) {
         let all: Vec<VBucketId> = self.vbuckets.iter().collect();
         let vbucket = self.rng.pick(&all).unwrap();
-        let key = self.key_of(vbucket);
         self.ids += 1;
+        let key = self.key_of(vbucket, tag_of(self.ids));
         if self.producers[producer].unsettled.len() < 5 {
             self.producers[producer].add(self.ids, key);
         }
@@ -246,7 +251,7 @@ impl World {
         let ticket = self.tickets;
         self.producers[producer].attempt = Some((ticket, node));
         let bytes = request.encode_to_vec();
-        let scanned = scan_push(&bytes, 1 << 20).unwrap();
+        let scanned = scan_push(&bytes, 4 << 20).unwrap();
         let collector = Some(Collector::new(&scanned));
         self.attempts.insert(ticket, Attempt { producer, ids, collector });
         self.with(node, |shard, out| shard.push(1, &bytes, &scanned, Ticket(ticket), out));

@@ -383,6 +383,7 @@ impl World {
                 reader.is_asleep = true;
                 None
             }
+            Poll::Done => panic!("a subscription has no end"),
             Poll::Ended(refusal) => {
                 reader.end(&refusal);
                 shard.delivery_mut().close(id);

@@ -1,0 +1,232 @@
+//! History from elsewhere: what a subscription needs of vbuckets that another node relays, from before it was opened.
+//!
+//! What is relayed into the feeds begins when it is first asked for. A subscription that starts further back reads the
+//! rest from the vbuckets' leaders, each part in a stream of its own, before it goes on in the feeds. There such a part
+//! is a subscription that has an end ([`Delivery::open_part`]).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use broky_proto::error::Refusal;
+use broky_proto::frame;
+use broky_proto::id::{Lineage, Offset, VBucketId};
+use broky_proto::v1::{self, ErrorCode};
+use broky_proto::wire::{Fields, stored_messages};
+use bytes::Bytes;
+use prost::Message as _;
+
+use crate::delivery::Delivery;
+use crate::feed::BlockSeq;
+use crate::interest::InterestKey;
+use crate::subscription::{Position, SubscriptionId};
+
+/// A part of a vbucket's history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// The lineage that a reader has last heard of.
+    pub lineage: Lineage,
+    /// The first offset; `None`: the oldest there is.
+    pub from: Option<Offset>,
+    /// The offset behind the last.
+    pub to: Offset,
+}
+
+/// What a subscription still has to be sent before it reads the feeds.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    lacking: BTreeMap<VBucketId, Range>,
+    queue: VecDeque<Queued>,
+}
+
+#[derive(Debug)]
+enum Queued {
+    /// An encoded `Delivery`.
+    Delivery(Bytes),
+    /// Nothing more comes of these, whether everything has come or not.
+    End(Vec<VBucketId>, bool),
+}
+
+/// What a subscription that waits for history is sent next.
+pub(crate) enum Filled {
+    Frame(Bytes, u32),
+    Waits,
+    Done,
+}
+
+impl Filling {
+    pub(crate) fn new(lacking: &[(VBucketId, Range)]) -> Option<Box<Self>> {
+        let lacking: BTreeMap<_, _> = lacking.iter().copied().collect();
+        (!lacking.is_empty()).then(|| Box::new(Self { lacking, queue: VecDeque::new() }))
+    }
+}
+
+impl Delivery {
+    /// Opens a part of what is readable here, for a subscription at another node: for each vbucket a range. Gaps come
+    /// first, with the cursors it starts from; then messages; and then it is done.
+    ///
+    /// # Errors
+    /// A vbucket cannot be read here, or a position is ahead of what there is.
+    pub fn open_part(&mut self, key: InterestKey, ranges: &[(VBucketId, Range)]) -> Result<SubscriptionId, Refusal> {
+        let mut from = vec![Offset(u64::MAX); self.views.len()];
+        let mut to = vec![Offset::ZERO; self.views.len()];
+        let (mut gaps, mut cursors) = (Vec::new(), Vec::new());
+        for (vbucket, range) in ranges {
+            let (_, view) = self.view_of(u32::from(vbucket.0))?;
+            if !view.is_ready || !view.is_whole() || view.is_relayed() {
+                let reason = format!("vbucket {vbucket} is not in sync at this node");
+                return Err(Refusal::new(ErrorCode::NotReady, reason));
+            }
+            let (lineage, epoch, vbucket_number) = (view.seen().lineage, view.epoch, u32::from(vbucket.0));
+            let first = match range.from {
+                None => view.log.start,
+                Some(from) => {
+                    let (lineage, offset) = (range.lineage.0, from.0);
+                    let cursor = v1::Cursor { vbucket: vbucket_number, lineage, epoch: epoch.0, offset };
+                    self.resume_cursor(*vbucket, &cursor, &mut gaps)?
+                }
+            };
+            let first = first.min(range.to);
+            cursors.push(v1::Cursor { vbucket: vbucket_number, lineage: lineage.0, epoch: epoch.0, offset: first.0 });
+            if let (Some(from), Some(to)) = (from.get_mut(usize::from(vbucket.0)), to.get_mut(usize::from(vbucket.0))) {
+                (*from, *to) = (first, range.to);
+            }
+        }
+        let of = |vbucket: u32| ranges.iter().find(|(of, _)| u32::from(of.0) == vbucket);
+        for gap in &mut gaps {
+            // What comes behind is told by whoever relays it.
+            gap.to = gap.to.min(of(gap.vbucket).map_or(gap.to, |(_, range)| range.to.0));
+        }
+        let interest = self.acquire(key);
+        let id = self.insert(interest, &v1::Open::default(), false);
+        let until = self.until(&to);
+        let is_done = until.iter().all(|until| *until == BlockSeq(0));
+        let mut resuming = self.resuming(from.clone(), until);
+        let positions: Vec<Position> = self.feed_ids().map(|feed| self.first_wanted(feed, &from)).collect();
+        resuming.to = Some(to);
+        let first = frame::encode(&v1::Delivery { gaps, cursors, ..v1::Delivery::default() });
+        if let Some(subscription) = self.subscription_mut(id) {
+            subscription.positions = positions;
+            subscription.is_done = is_done;
+            subscription.resuming = Some(Box::new(resuming));
+            subscription.control.push_back(first);
+        }
+        self.settle(id);
+        Ok(id)
+    }
+
+    /// Takes an encoded `Delivery` of history for a subscription.
+    pub fn handle_fill(&mut self, id: SubscriptionId, delivery: Bytes, wake: &mut Vec<SubscriptionId>) {
+        self.queue_fill(id, Queued::Delivery(delivery), wake);
+    }
+
+    /// Takes the end of a stream of history for a subscription: all of it came, or the rest has to be asked for anew.
+    pub fn handle_fill_end(
+        &mut self,
+        id: SubscriptionId,
+        vbuckets: Vec<VBucketId>,
+        is_whole: bool,
+        wake: &mut Vec<SubscriptionId>,
+    ) {
+        self.queue_fill(id, Queued::End(vbuckets, is_whole), wake);
+    }
+
+    fn queue_fill(&mut self, id: SubscriptionId, queued: Queued, wake: &mut Vec<SubscriptionId>) {
+        if let Some(filling) = self.subscription_mut(id).and_then(|subscription| subscription.filling.as_mut()) {
+            filling.queue.push_back(queued);
+            wake.push(id);
+        }
+    }
+
+    /// Deliveries of history that a subscription has not been sent yet. `None` when it waits for none.
+    #[must_use]
+    pub fn fill_backlog(&self, id: SubscriptionId) -> Option<usize> {
+        let filling = self.subscription(id)?.filling.as_ref()?;
+        Some(filling.queue.len())
+    }
+
+    pub(crate) fn poll_fill(&mut self, id: SubscriptionId) -> Filled {
+        loop {
+            let Some(subscription) = self.subscriptions.get_mut(id.index()) else { return Filled::Waits };
+            let allowance = subscription.allowance();
+            let Some(filling) = &mut subscription.filling else { return Filled::Done };
+            if filling.lacking.is_empty() {
+                subscription.filling = None;
+                return Filled::Done;
+            }
+            match filling.queue.pop_front() {
+                None => return Filled::Waits,
+                Some(Queued::End(vbuckets, true)) => filling.lacking.retain(|vbucket, _| !vbuckets.contains(vbucket)),
+                Some(Queued::End(vbuckets, false)) => {
+                    let rest = |vbucket: &VBucketId| Some((*vbucket, *filling.lacking.get(vbucket)?));
+                    let rest: Vec<_> = vbuckets.iter().filter_map(rest).collect();
+                    self.news.fills.push((id, rest));
+                }
+                Some(Queued::Delivery(delivery)) => {
+                    let Some(taken) = take(filling, delivery, allowance) else { continue };
+                    if let Some(rest) = taken.rest {
+                        filling.queue.push_front(Queued::Delivery(rest));
+                    }
+                    let Some((framed, messages)) = taken.framed else { return Filled::Waits };
+                    subscription.spend(messages);
+                    self.count_gaps(&taken.gaps);
+                    return Filled::Frame(framed, messages);
+                }
+            }
+        }
+    }
+}
+
+struct Taken {
+    framed: Option<(Bytes, u32)>,
+    gaps: Vec<v1::Gap>,
+    rest: Option<Bytes>,
+}
+
+/// What of a delivery a reader is sent now: as many messages as it may be. `None` when there is nothing in it.
+fn take(filling: &mut Filling, delivery: Bytes, allowance: u64) -> Option<Taken> {
+    let is_messages = delivery.first() == Some(&TAG_MESSAGES);
+    if !is_messages {
+        let told = v1::Delivery::decode(delivery).ok()?;
+        let gaps = told.gaps;
+        for gap in &gaps {
+            note(&mut filling.lacking, gap.vbucket, Offset(gap.to));
+        }
+        for cursor in &told.cursors {
+            note(&mut filling.lacking, cursor.vbucket, Offset(cursor.offset));
+        }
+        if gaps.is_empty() && told.cursors.is_empty() {
+            return None;
+        }
+        let framed =
+            frame::encode(&v1::Delivery { gaps: gaps.clone(), cursors: told.cursors, ..v1::Delivery::default() });
+        return Some(Taken { framed: Some((framed, 0)), gaps, rest: None });
+    }
+    let (mut taken, mut end) = (0_u32, 0);
+    for (span, message) in stored_messages(&delivery).flatten() {
+        if u64::from(taken) >= allowance {
+            break;
+        }
+        if let Ok(fields) = Fields::scan(message) {
+            note(&mut filling.lacking, fields.vbucket, Offset(fields.offset).plus(1));
+        }
+        taken += 1;
+        end = (span.start + span.len) as usize;
+    }
+    let rest = (end < delivery.len()).then(|| delivery.slice(end..));
+    let framed = (taken > 0).then(|| {
+        let mut framed = Vec::with_capacity(frame::PREFIX_LEN + end);
+        framed.extend_from_slice(&frame::prefix(end));
+        framed.extend_from_slice(delivery.get(..end).unwrap_or_default());
+        (Bytes::from(framed), taken)
+    });
+    Some(Taken { framed, gaps: Vec::new(), rest })
+}
+
+/// Field 1, length-delimited: how a delivery of messages begins.
+const TAG_MESSAGES: u8 = 1 << 3 | 2;
+
+fn note(lacking: &mut BTreeMap<VBucketId, Range>, vbucket: u32, next: Offset) {
+    let known = u16::try_from(vbucket).ok().and_then(|vbucket| lacking.get_mut(&VBucketId(vbucket)));
+    if let Some(range) = known {
+        range.from = Some(range.from.map_or(next, |from| from.max(next)));
+    }
+}

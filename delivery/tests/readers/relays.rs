@@ -1,0 +1,115 @@
+//! Readers of what another node relays.
+
+use broky_delivery::{InterestKey, Kind, Poll, Range, RelayId, Relayed};
+use broky_proto::id::{Lineage, Offset};
+use broky_proto::v1::{self, GapReason};
+use bytes::Bytes;
+
+use crate::feed::{Feed, VBUCKET, live};
+
+/// An owner, and a relay of it that holds nothing.
+fn pair() -> (Feed, Feed, RelayId) {
+    let (mut owner, mut relay) = (Feed::new(0), Feed::new(0));
+    relay.fall_behind();
+    let id = owner.delivery.open_relay();
+    (owner, relay, id)
+}
+
+fn subscribe(relay: &mut Feed, pattern: &'static str) -> broky_delivery::SubscriptionId {
+    let patterns = vec![Bytes::from_static(pattern.as_bytes())];
+    let start = Some(v1::Start { start: Some(live()) });
+    relay.delivery.open(&v1::Open { patterns, start, ..v1::Open::default() }).unwrap()
+}
+
+#[test]
+fn subscription_begins_when_its_owner_knows_of_it() {
+    let (mut owner, mut relay, id) = pair();
+    owner.block(&["a", "b"]);
+    let reader = subscribe(&mut relay, "a*");
+    assert!(matches!(relay.delivery.poll(reader), Poll::Pending));
+    relay.ask(id, &mut owner);
+    owner.delivery.watch(id, VBUCKET, 1, None).unwrap();
+    owner.block(&["a1", "b1", "a2"]);
+    relay.take_relayed(id, &mut owner);
+    assert!(relay.read(reader).confirmed.is_some());
+    assert_eq!(relay.read_all(reader), [2, 4]);
+}
+
+#[test]
+fn messages_that_several_interests_want_come_once() {
+    let (mut owner, mut relay, id) = pair();
+    let (first, second) = (subscribe(&mut relay, "a*"), subscribe(&mut relay, "*1"));
+    relay.ask(id, &mut owner);
+    owner.delivery.watch(id, VBUCKET, 1, None).unwrap();
+    relay.take_relayed(id, &mut owner);
+    owner.block(&["a1", "b1", "a2", "c"]);
+    let messages = std::iter::from_fn(|| owner.delivery.poll_relay(id)).find_map(|next| match next {
+        Relayed::Block { messages, .. } => Some(messages),
+        _ => None,
+    });
+    assert_eq!(messages, Some(3));
+    owner.block(&["a3", "a1"]);
+    // What was taken above is missing here: the next watch asks for it again.
+    owner.delivery.watch(id, VBUCKET, 2, Some((Lineage(2), Offset(0)))).unwrap();
+    relay.take_relayed(id, &mut owner);
+    assert!(relay.read(first).confirmed.is_some() && relay.read(second).confirmed.is_some());
+    assert_eq!(relay.read_all(first), [0, 2, 4, 5]);
+    assert_eq!(relay.read_all(second), [0, 1, 5]);
+}
+
+#[test]
+fn relay_that_is_overtaken_tells_its_readers() {
+    let (mut owner, mut relay, id) = pair();
+    let reader = subscribe(&mut relay, "*");
+    relay.ask(id, &mut owner);
+    owner.delivery.watch(id, VBUCKET, 1, None).unwrap();
+    relay.take_relayed(id, &mut owner);
+    assert!(relay.read(reader).confirmed.is_some());
+    (0..5).for_each(|_| drop(owner.block(&["a"])));
+    owner.evict(3);
+    relay.take_relayed(id, &mut owner);
+    let told = relay.read(reader).gaps;
+    assert_eq!((told[0].from, told[0].to, told[0].reason()), (0, 3, GapReason::Slow));
+    assert_eq!(relay.read_all(reader), [3, 4]);
+}
+
+#[test]
+fn reader_goes_on_where_its_node_falls_out_of_sync_and_returns() {
+    let mut feed = Feed::new(0);
+    let reader = feed.open(&["*"], live(), 0);
+    feed.block(&["a"]);
+    assert_eq!(feed.fall_behind(), []);
+    feed.begin_relayed(1);
+    feed.block_as(Kind::Relayed, &["b", "c"]);
+    assert_eq!(feed.read_all(reader), [0, 1, 2]);
+    // The copy here catches up: what readers have they do not get again.
+    let mut again = Feed::new(1);
+    again.fall_behind();
+    again.begin_relayed(1);
+    let reader = subscribe(&mut again, "*");
+    for want in again.delivery.take_wants() {
+        let broky_delivery::Want::Begun(want, _) = want else { panic!("nothing was closed") };
+        again.delivery.set_covered(want, broky_delivery::FeedId(0), &mut Vec::new());
+    }
+    again.read(reader);
+    again.block_as(Kind::Hidden, &["a", "b"]);
+    assert_eq!(again.read_all(reader), []);
+    again.delivery.lose_until(VBUCKET, Offset(3), GapReason::Evicted, &mut Vec::new());
+    again.delivery.set_in_sync(VBUCKET, true, &mut Vec::new());
+    again.block(&["c"]);
+    assert_eq!(again.read_all(reader), [3]);
+}
+
+#[test]
+fn part_of_the_history_ends_by_itself() {
+    let mut feed = Feed::new(0);
+    (0..10).for_each(|_| drop(feed.block(&["a", "b"])));
+    feed.evict(1);
+    let key = InterestKey::parse(&[Bytes::from_static(b"a")], &[]).unwrap();
+    let range = Range { lineage: Lineage(2), from: Some(Offset(0)), to: Offset(9) };
+    let part = feed.delivery.open_part(key, &[(VBUCKET, range)]).unwrap();
+    let first = feed.read(part);
+    assert_eq!((first.gaps[0].from, first.gaps[0].to), (0, 2));
+    assert_eq!(feed.read_all(part), [2, 4, 6, 8]);
+    assert!(matches!(feed.delivery.poll(part), Poll::Done));
+}

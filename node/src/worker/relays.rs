@@ -1,0 +1,206 @@
+//! Deliveries from and to other nodes: what clients here subscribe to and this node does not hold, and the other way round.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use broky_delivery::RelayId;
+use broky_proto::error::Refusal;
+use broky_proto::id::Member;
+use broky_proto::relay::{decode_history, decode_to_owner, decode_to_relay};
+use broky_proto::v1::ErrorCode;
+use broky_shard::{Frame, HistoryId, Outbox, UpstreamId};
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::Worker;
+use super::peers::{BACKOFF_MAX, BACKOFF_MIN, DIAL_TIMEOUT};
+use crate::data::{self, FrameQueue, Method, Outbound};
+
+/// Deliveries of history that may wait for their subscriber.
+const BACKLOG_MAX: usize = 2;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Relays {
+    /// Links to those who relay something to this worker, or the attempts to get them.
+    links: RefCell<BTreeMap<Member, AbortHandle>>,
+    queues: RefCell<BTreeMap<UpstreamId, FrameQueue>>,
+    next_id: Cell<u64>,
+    /// Those whom this node relays something to, waiting for it.
+    wakers: RefCell<HashMap<RelayId, Waker>>,
+    /// A subscriber has taken something.
+    room: Notify,
+}
+
+impl Worker {
+    pub(super) fn has_upstreams(&self) -> bool {
+        !self.relays.links.borrow().is_empty()
+    }
+
+    /// Dials whom the shard wants something relayed by, and gives up the links it wants no more.
+    pub(super) fn link_upstreams(self: &Rc<Self>) {
+        let wanted = self.shard.borrow().wanted_upstreams();
+        let mut links = self.relays.links.borrow_mut();
+        links.retain(|member, link| {
+            let is_wanted = wanted.contains(member);
+            if !is_wanted {
+                link.abort();
+            }
+            is_wanted
+        });
+        for member in wanted {
+            links
+                .entry(member)
+                .or_insert_with(|| tokio::task::spawn_local(self.clone().keep_upstream(member)).abort_handle());
+        }
+    }
+
+    /// Keeps a link to an owner, for as long as the shard wants it.
+    async fn keep_upstream(self: Rc<Self>, member: Member) {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let Some(address) = self.peer_address(member) else { return };
+            let queue = FrameQueue::default();
+            match data::open(&address, &self.hello_to(member), Method::Relay, &queue, DIAL_TIMEOUT).await {
+                Ok(stream) => {
+                    backoff = BACKOFF_MIN;
+                    self.take_relayed(member, stream, queue).await;
+                }
+                Err(error) => {
+                    tracing::debug!(%member, %address, %error, "an owner cannot be reached");
+                    self.report_unreachable(member, error.is_gone());
+                }
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    /// Takes what an owner relays until its stream ends.
+    async fn take_relayed(self: &Rc<Self>, member: Member, mut stream: Outbound, queue: FrameQueue) {
+        let id = UpstreamId(self.relays.next_id.replace(self.relays.next_id.get() + 1));
+        self.relays.queues.borrow_mut().insert(id, queue);
+        let guard = UpstreamGuard { worker: self, id };
+        self.act(|shard, out| shard.handle_upstream_open(id, member, out));
+        while let Some(message) = stream.next().await {
+            let taken = message
+                .and_then(decode_to_relay)
+                .and_then(|frame| self.act(|shard, out| shard.handle_to_relay(id, frame, out)));
+            if let Err(error) = taken {
+                tracing::warn!(%member, %error, "a relayed stream begins anew");
+                break;
+            }
+            self.spin.note_work();
+        }
+        drop(guard);
+    }
+
+    /// Carries out what concerns deliveries from and to other nodes.
+    pub(super) fn dispatch_relays(&self, outbox: &mut Outbox) {
+        for (id, frame) in outbox.to_owners.drain(..) {
+            if let Some(queue) = self.relays.queues.borrow().get(&id) {
+                queue.push(frame);
+            }
+        }
+        for id in outbox.wake_relays.drain(..) {
+            if let Some(waker) = self.relays.wakers.borrow_mut().remove(&id) {
+                waker.wake();
+            }
+        }
+        for (name, member, request) in outbox.histories.drain(..) {
+            if let Some(this) = self.this.upgrade() {
+                tokio::task::spawn_local(this.fetch_history(name, member, request));
+            }
+        }
+    }
+
+    /// Fetches history for a subscription, no faster than that is read.
+    async fn fetch_history(self: Rc<Self>, name: HistoryId, member: Member, request: Bytes) {
+        let is_whole = self.take_history(name, member, request).await;
+        self.act(|shard, out| shard.handle_history_end(name, is_whole, out));
+    }
+
+    async fn take_history(&self, name: HistoryId, member: Member, request: Bytes) -> bool {
+        let Some(address) = self.peer_address(member) else { return false };
+        let queue = FrameQueue::default();
+        queue.push(request.into());
+        queue.close();
+        let opened = data::open(&address, &self.hello_to(member), Method::History, &queue, DIAL_TIMEOUT).await;
+        let Ok(mut stream) = opened else { return false };
+        loop {
+            loop {
+                let room = self.relays.room.notified();
+                match self.shard.borrow().history_backlog(name) {
+                    None => return false,
+                    Some(backlog) if backlog < BACKLOG_MAX => break,
+                    Some(_) => {}
+                }
+                room.await;
+            }
+            match stream.next().await {
+                // The mark behind the last delivery.
+                Some(Ok(message)) if message.is_empty() => return true,
+                Some(Ok(message)) => self.act(|shard, out| shard.handle_history(name, message, out)),
+                Some(Err(_)) | None => return false,
+            }
+        }
+    }
+
+    /// Notes that a subscriber has taken something, or is gone.
+    pub(super) fn note_room(&self) {
+        self.relays.room.notify_waiters();
+    }
+
+    /// Takes another node as a reader of what is led here.
+    pub(crate) fn open_relay(&self) -> RelayId {
+        self.shard.borrow_mut().open_relay()
+    }
+
+    /// Takes a message of such a node.
+    pub(crate) fn take_from_relay(&self, id: RelayId, message: Bytes) -> Result<(), String> {
+        let frame = decode_to_owner(message).map_err(|error| error.to_string())?;
+        self.act(|shard, out| shard.handle_to_owner(id, frame, out)).map_err(|error| error.to_string())
+    }
+
+    /// What such a node is sent next.
+    pub(crate) fn poll_relay(&self, id: RelayId, cx: &Context<'_>) -> Poll<Frame> {
+        match self.shard.borrow_mut().poll_relay(id) {
+            Some(frame) => Poll::Ready(frame),
+            None => {
+                self.relays.wakers.borrow_mut().insert(id, cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Ends such a node's reading.
+    pub(crate) fn close_relay(&self, id: RelayId) {
+        self.relays.wakers.borrow_mut().remove(&id);
+        self.shard.borrow_mut().close_relay(id);
+    }
+
+    /// Opens history for a subscription at another node.
+    pub(crate) fn open_history(&self, request: Bytes) -> Result<broky_delivery::SubscriptionId, Refusal> {
+        let history = decode_history(request).map_err(|error| Refusal::new(ErrorCode::Malformed, error.to_string()))?;
+        let id = self.shard.borrow_mut().open_history(&history)?;
+        self.note_reader(id, None);
+        Ok(id)
+    }
+}
+
+/// Forgets a link to an owner when its task ends, also when it is aborted.
+struct UpstreamGuard<'a> {
+    worker: &'a Rc<Worker>,
+    id: UpstreamId,
+}
+
+impl Drop for UpstreamGuard<'_> {
+    fn drop(&mut self) {
+        self.worker.relays.queues.borrow_mut().remove(&self.id);
+        let id = self.id;
+        self.worker.act(|shard, out| shard.handle_upstream_closed(id, out));
+    }
+}
