@@ -8,10 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use broky_proto::id::{Incarnation, IsrVersion, Member, NodeId, VBucketId};
+use broky_proto::id::{Incarnation, Member, NodeId};
 use broky_proto::peer::Hello;
 use broky_proto::v1::TopologyResponse;
-use broky_ring::command::{Command, Outcome};
 use broky_ring::map::ClusterMap;
 use broky_ring::member::{Addresses, Zone};
 use broky_shard::{ShardConfig, ShardId};
@@ -401,13 +400,12 @@ impl Shell {
     fn fulfil(&self, wish: FromWorker) {
         match wish {
             FromWorker::Unreachable { member, how } => self.control.report_unreachable(member, how),
-            FromWorker::Propose { shard, command } => {
-                let (control, inboxes) = (self.control.clone(), self.inboxes.clone());
+            FromWorker::Propose { command } => {
+                let control = self.control.clone();
                 tokio::spawn(async move {
-                    let refused = propose(&control, command).await;
-                    let inbox = inboxes.get().and_then(|inboxes| inboxes.get(usize::from(shard)));
-                    if let Some(inbox) = inbox.filter(|_| !refused.is_empty()) {
-                        let _ = inbox.send(ToWorker::Refused(refused));
+                    // What becomes of it is in the map; what is not there after a while is proposed again.
+                    if let Err(error) = control.propose(command).await {
+                        tracing::debug!(%error, "a proposal has no outcome");
                     }
                 });
             }
@@ -452,26 +450,6 @@ async fn next_event(gossip: Option<&mut GossipHandle>) -> Option<GossipEvent> {
     match gossip {
         Some(gossip) => gossip.events.recv().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Proposes a command; returns the ISR changes in it that were refused for good.
-async fn propose(control: &Control, command: Command) -> Vec<(VBucketId, IsrVersion)> {
-    let changes = match &command {
-        Command::AlterIsr { changes, .. } => changes.iter().map(|change| (change.vbucket, change.expected)).collect(),
-        _ => Vec::new(),
-    };
-    match control.propose(command).await {
-        Ok(Outcome::AlterIsr(Ok(results))) => {
-            changes.into_iter().zip(results).filter(|(_, result)| result.is_err()).map(|(change, _)| change).collect()
-        }
-        Ok(Outcome::AlterIsr(Err(_))) => changes,
-        Ok(_) => Vec::new(),
-        // It may have been applied: the leader proposes it again, and goes by what the map says.
-        Err(error) => {
-            tracing::debug!(%error, "a proposal has no outcome");
-            Vec::new()
-        }
     }
 }
 

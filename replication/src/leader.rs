@@ -184,7 +184,8 @@ impl Leader {
     }
 
     /// Proposes the ISR that `joins` and `leaves` make of the committed one. From now on who joins counts, and who
-    /// leaves still does, until [`Leader::handle_isr`] or [`Leader::withdraw`].
+    /// leaves still does, until [`Leader::handle_isr`] brings a newer version. A refusal changes nothing by itself: the
+    /// proposal may be on its way twice.
     ///
     /// `None` when that changes nothing, or while another proposal is undecided.
     pub fn propose(&mut self, joins: &[Member], leaves: &[Member]) -> Option<Proposal> {
@@ -208,13 +209,6 @@ impl Leader {
     pub fn proposed(&self) -> Option<Proposal> {
         let isr = self.proposed.clone()?;
         Some(Proposal { epoch: self.epoch, expected: self.isr.version, isr })
-    }
-
-    /// Notes that the control plane has refused the proposal that went by `expected`: it is certain not to be applied.
-    pub fn withdraw(&mut self, expected: IsrVersion) {
-        if self.isr.version == expected {
-            self.proposed = None;
-        }
     }
 }
 
@@ -295,8 +289,8 @@ mod tests {
         assert!(leader.may_join(member(2, 1), Offset(6)));
         leader.propose(&[member(2, 1)], &[]).unwrap();
         assert_eq!(leader.committable(Offset(7)), Some(Offset(6)));
-        leader.withdraw(IsrVersion(1));
-        assert_eq!(leader.committable(Offset(7)), Some(Offset(7)));
+        leader.handle_isr(isr(&[0], 2, 1));
+        assert_eq!(leader.committable(Offset(7)), Some(Offset(7)), "it was refused");
     }
 
     #[test]
@@ -314,9 +308,8 @@ mod tests {
         assert_eq!(leader.propose(&[member(1, 1)], &[]), None, "it changes nothing");
         assert!(leader.propose(&[], &[member(1, 1)]).is_some());
         assert_eq!(leader.propose(&[], &[member(2, 1)]), None);
-        leader.withdraw(IsrVersion(0));
-        assert!(leader.proposed().is_some(), "the refusal was of another proposal");
-        leader.withdraw(IsrVersion(1));
+        assert!(leader.proposed().is_some());
+        leader.handle_isr(isr(&[0, 1, 2], 2, 1));
         assert!(leader.propose(&[], &[member(2, 1)]).is_some());
     }
 }

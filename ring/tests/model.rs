@@ -202,22 +202,16 @@ impl World {
         }
     }
 
-    /// An entry on its way arrives; its proposer hears of a refusal, but of a success only by the map.
+    /// An entry on its way arrives, now and then one of two; its proposer hears of it by the map.
     fn arrive(&mut self, nth: u8) {
         if self.in_flight.is_empty() {
             return;
         }
         let command = self.in_flight.remove(usize::from(nth) % self.in_flight.len());
-        let outcome = self.apply(command.clone());
-        if let (Command::AlterIsr { leader, changes }, Outcome::AlterIsr(Ok(each))) = (&command, &outcome)
-            && let ([change], [Err(_)]) = (changes.as_slice(), each.as_slice())
-        {
-            self.as_leader(*leader, change.vbucket, |_, replica| {
-                if replica.proposed.as_ref().is_some_and(|(version, _)| *version == change.expected) {
-                    replica.proposed = None;
-                }
-            });
+        if nth.is_multiple_of(5) {
+            self.in_flight.push(command.clone());
         }
+        self.apply(command);
     }
 
     fn check(&self) {

@@ -10,7 +10,7 @@ use broky_ring::command::{Command, Effect, IsrChange, Outcome, Step};
 use broky_ring::map::{ClusterMap, VBucket};
 use broky_ring::member::{Addresses, BootId, Copies, LogIndex, Member, Zone};
 use broky_ring::placement::Placement;
-use broky_ring::state::{ClusterState, MoveLimits};
+use broky_ring::state::{ClusterState, IsrRefusal, MoveLimits};
 use proptest::prelude::*;
 
 /// What to do, still without knowledge of the state it will be done to.
@@ -139,13 +139,19 @@ fn is_refusal(outcome: &Outcome) -> bool {
         Outcome::Found(result) => result.is_err(),
         Outcome::Register(result) => result.is_err(),
         Outcome::Node(result) => *result != Ok(Effect::Changed),
-        Outcome::AlterIsr(result) => result.as_ref().map_or(true, |each| none(each)),
+        // A leader's next change uses up its version also when it is refused.
+        Outcome::AlterIsr(result) => result.as_ref().map_or(true, |each| each.iter().all(|one| is_stale(*one))),
         Outcome::Resign(result) => result.as_ref().map_or(true, |each| none(each)),
         Outcome::ExtendLineage(result) => *result != Ok(Effect::Changed),
         Outcome::Reassign(result) => result.as_ref().map_or(true, |each| none(each)),
         Outcome::Move(result) => result.as_ref().map_or(true, |each| none(each)),
         Outcome::Configure(result) => *result != Ok(Effect::Changed),
     }
+}
+
+fn is_stale(outcome: Result<IsrVersion, IsrRefusal>) -> bool {
+    use IsrRefusal::{NotLeader, StaleVersion, UnknownVBucket};
+    matches!(outcome, Err(UnknownVBucket | NotLeader { .. } | StaleVersion { .. }))
 }
 
 fn assert_proposal_accepted(outcome: &Outcome) {

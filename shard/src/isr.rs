@@ -133,7 +133,9 @@ impl Shard {
             return;
         }
         let live = |id: &SessionId| self.sessions.get(id).is_some_and(|session| session.stage(vbucket).is_live());
-        let candidates: Vec<(SessionId, Member)> = sessions.iter().copied().filter(|(id, _)| live(id)).collect();
+        let may_enter = |member: &Member| !self.barred.contains(&member.node);
+        let candidates: Vec<(SessionId, Member)> =
+            sessions.iter().copied().filter(|(id, member)| live(id) && may_enter(member)).collect();
         let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else { return };
         let high_watermark = replica.log().high_watermark();
         let Some(leader) = replica.leader_mut() else { return };

@@ -5,7 +5,7 @@ use broky_proto::data_v1::{
     Attach, AttachVBucket, Begin, BeginVBucket, Committed, Detached, Ping, Replicated, Summary, to_follower, to_leader,
 };
 use broky_proto::frame::PREFIX_LEN;
-use broky_proto::id::{Epoch, IsrVersion, Lineage, Member, Offset, VBucketId};
+use broky_proto::id::{Epoch, Lineage, Member, Offset, VBucketId};
 use broky_proto::replicate::{
     PeerError, ReplicatedOrigin, ReplicatedRun, encode_block, encode_to_follower, vbucket as vbucket_of,
 };
@@ -246,16 +246,6 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let seq = session.send(now, FRAME_OVERHEAD, false, Ends::Nothing);
         out.to_followers.push((id, encode_to_follower(to_follower::Frame::Ping(Ping { seq })).into()));
-    }
-
-    /// Takes the news that the control plane has refused an ISR change for good.
-    pub fn handle_isr_refused(&mut self, vbucket: VBucketId, expected: IsrVersion, out: &mut Outbox) {
-        let Some(replica) = self.replica_mut(vbucket) else { return };
-        let Some(leader) = replica.leader_mut() else { return };
-        leader.withdraw(expected);
-        if replica.advance_high_watermark() {
-            self.deliver_committed(out);
-        }
     }
 }
 

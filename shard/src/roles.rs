@@ -59,6 +59,8 @@ impl Shard {
         self.map_version = map.version();
         self.delivery.set_map_version(map.version());
         self.members = map.nodes().map(|(node, entry)| Member { node, incarnation: entry.incarnation }).collect();
+        let is_barred = |node: &NodeId| map.alive(*node).is_none() || map.node(*node).is_some_and(|it| it.is_draining);
+        self.barred = map.nodes().map(|(node, _)| node).filter(is_barred).collect();
         self.delivery.set_has_others(self.members.len() > 1);
         let (me, members) = (self.config.me, &self.members);
         self.absent.retain(|member, _| members.contains(member));

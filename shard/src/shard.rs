@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use broky_delivery::{Delivery, DeliveryConfig, DeliveryStats};
-use broky_proto::id::{Epoch, MapVersion, Member, VBucketId};
+use broky_proto::id::{Epoch, MapVersion, Member, NodeId, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_replication::{Replica, Role};
 
@@ -53,6 +53,8 @@ pub struct Shard {
     pub(crate) map_version: MapVersion,
     /// Current processes of all nodes, ascending.
     pub(crate) members: Vec<Member>,
+    /// Nodes that may not enter an ISR: fenced, or being drained.
+    pub(crate) barred: Vec<NodeId>,
     /// Per vbucket: what the map says.
     pub(crate) places: Vec<Place>,
     /// Per vbucket: the epoch in which links to followers replicate it.
@@ -116,6 +118,7 @@ impl Shard {
             now: Timestamp::default(),
             map_version: MapVersion(0),
             members: Vec::new(),
+            barred: Vec::new(),
             places: vec![Place::default(); vbuckets.len()],
             staged: vec![Epoch::default(); vbuckets.len()],
             replicas: vbuckets.iter().map(|_| None).collect(),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use broky_delivery::{BlockSeq, DeliveryStats, FeedId};
-use broky_proto::id::{IsrVersion, Lineage, Offset, VBucketId};
+use broky_proto::id::{Lineage, Offset, VBucketId};
 use broky_proto::peer::Hello;
 use broky_proto::wire::Push;
 use broky_ring::map::ClusterMap;
@@ -34,8 +34,6 @@ pub(crate) enum ToWorker {
     Map(Arc<ClusterMap>),
     /// A leader's connection.
     Peer { stream: TcpStream, hello: Hello },
-    /// ISR changes of this shard's that were refused for good.
-    Refused(Vec<(VBucketId, IsrVersion)>),
     /// Wants to know how the worker is doing.
     Stats(oneshot::Sender<WorkerStats>),
     /// Wants to know which logs the worker holds.
@@ -81,7 +79,6 @@ impl Worker {
                 ToWorker::Mirror { from, news, cut } => self.take_mirror(from, news, cut),
                 ToWorker::Map(map) => self.take_map(map),
                 ToWorker::Peer { stream, hello } => self.serve_peer(stream, &hello),
-                ToWorker::Refused(refused) => self.take_refused(&refused),
                 // Whoever asked may have stopped waiting.
                 ToWorker::Stats(answer) => drop(answer.send(self.stats())),
                 ToWorker::Logs(answer) => drop(answer.send(self.logs())),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broky_proto::id::{IsrVersion, Member, NodeId, VBucketId};
+use broky_proto::id::{Member, NodeId};
 use broky_proto::peer::{Hello, Purpose};
 use broky_proto::replicate::{decode_to_follower, decode_to_leader};
 use broky_proto::time::Timestamp;
@@ -25,7 +25,7 @@ use crate::data::{self, FrameQueue, Method, Outbound};
 #[derive(Debug)]
 pub(crate) enum FromWorker {
     /// To propose a command in this process's name.
-    Propose { shard: u16, command: Command },
+    Propose { command: Command },
     /// To look at a member that cannot be reached.
     Unreachable { member: Member, how: How },
 }
@@ -264,11 +264,8 @@ impl Worker {
             tracing::debug!(reason, "a leader's link is closed");
             self.peers.inbound.borrow_mut().remove(&id);
         }
-        let (me, shard) = {
-            let shard = self.shard.borrow();
-            (shard.config().me, shard.config().shard.0)
-        };
-        let propose = |command| drop(self.peers.to_control.send(FromWorker::Propose { shard, command }));
+        let me = self.shard.borrow().config().me;
+        let propose = |command| drop(self.peers.to_control.send(FromWorker::Propose { command }));
         if !outbox.isr_changes.is_empty() {
             propose(Command::AlterIsr { leader: me, changes: std::mem::take(&mut outbox.isr_changes) });
         }
@@ -277,13 +274,6 @@ impl Worker {
         }
         for (vbucket, epoch, end) in outbox.extend.drain(..) {
             propose(Command::ExtendLineage { leader: me, vbucket, epoch, end });
-        }
-    }
-
-    /// Takes the news that ISR changes were refused for good.
-    pub(super) fn take_refused(&self, refused: &[(VBucketId, IsrVersion)]) {
-        for (vbucket, expected) in refused {
-            self.act(|shard, out| shard.handle_isr_refused(*vbucket, *expected, out));
         }
     }
 

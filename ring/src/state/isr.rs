@@ -2,7 +2,8 @@
 //!
 //! The leader sees who keeps up; the control log decides. A change is accepted only from the leader of that epoch, on
 //! top of the ISR version it names, and only with members that are registered under just that incarnation and not fenced
-//! (KIP-841, KIP-903): an add that was on its way while the follower restarted is refused. Learners that enter the ISR
+//! (KIP-841, KIP-903): an add that was on its way while the follower restarted is refused. Each version is used once,
+//! also by a change that is refused. Learners that enter the ISR
 //! become replicas by that, so a copy counts from the moment it is complete, not before.
 //!
 //! Rules for leaders that this relies on: the high watermark is the least log end over the committed ISR *and* every
@@ -18,7 +19,7 @@ use crate::command::IsrChange;
 use crate::map::{Liveness, VBucket};
 use crate::member::Member;
 
-/// Why an ISR was not changed. Nothing changed.
+/// Why an ISR was not changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
 pub enum IsrRefusal {
     /// There is no such vbucket. Nothing to retry.
@@ -83,6 +84,18 @@ pub enum Ineligible {
     Draining,
 }
 
+impl IsrRefusal {
+    /// Whether the change was its leader's next one. Then another copy of it may still be on its way and find things
+    /// otherwise; as its version is used up, it is refused as well. So a leader goes by the map alone: while that shows
+    /// the version it proposed on, what it proposed may yet come true.
+    fn uses_up_version(&self) -> bool {
+        match self {
+            Self::UnknownVBucket | Self::NotLeader { .. } | Self::StaleVersion { .. } => false,
+            Self::WithoutLeader | Self::Duplicate { .. } | Self::NoCopy { .. } | Self::Ineligible { .. } => true,
+        }
+    }
+}
+
 impl ClusterState {
     pub(super) fn alter_isr(
         &mut self,
@@ -91,8 +104,16 @@ impl ClusterState {
         change: IsrChange,
     ) -> Result<IsrVersion, IsrRefusal> {
         let id = change.vbucket;
-        let isr = self.check_isr(leader, change)?;
-        self.edit(id, tally, |vbucket| vbucket.set_isr(isr));
+        match self.check_isr(leader, change) {
+            Ok(isr) => self.edit(id, tally, |vbucket| vbucket.set_isr(isr)),
+            Err(refusal) => {
+                if refusal.uses_up_version() {
+                    let version = IsrVersion(self.applied.0);
+                    self.edit(id, tally, |vbucket| vbucket.isr_version = version);
+                }
+                return Err(refusal);
+            }
+        };
         self.map.vbucket(id).map(|vbucket| vbucket.isr_version).ok_or(IsrRefusal::UnknownVBucket)
     }
 

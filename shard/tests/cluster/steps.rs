@@ -40,8 +40,15 @@ impl World {
             79..=82 => {
                 if !self.proposals.is_empty() {
                     let at = self.rng.below(self.proposals.len());
-                    // A proposal may get lost on its way.
-                    if self.rng.one_in(8) { drop(self.proposals.remove(at)) } else { self.decide(at) }
+                    // A proposal may get lost on its way, or come twice.
+                    match self.rng.below(8) {
+                        0 => drop(self.proposals.remove(at)),
+                        1 => {
+                            self.proposals.push(self.proposals[at].clone());
+                            self.decide(at);
+                        }
+                        _ => self.decide(at),
+                    }
                 }
             }
             83..=84 => self.place(),

@@ -4,7 +4,7 @@ use broky_proto::id::{ClusterId, Member, Token, VBucketCount, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_proto::v1::{OutcomeKind, PushResponse};
 use broky_proto::wire::scan_push;
-use broky_ring::command::{Command, Outcome};
+use broky_ring::command::Command;
 use broky_ring::map::ClusterMap;
 use broky_shard::{Collector, Outbox, Shard, ShardConfig, ShardId, Ticket};
 use bytes::Bytes;
@@ -47,8 +47,8 @@ pub(crate) struct World {
     pub(crate) producers: Vec<Producer>,
     pub(crate) readers: Vec<Reader>,
     pub(crate) ledger: Ledger,
-    /// Commands on their way to the control plane, each with its proposer.
-    pub(crate) proposals: Vec<(usize, Member, Command)>,
+    /// Commands on their way to the control plane.
+    pub(crate) proposals: Vec<Command>,
     attempts: BTreeMap<u64, Attempt>,
     tickets: u64,
     ids: Id,
@@ -176,10 +176,10 @@ impl World {
         }
         let leader = self.nodes[node].member;
         if !out.isr_changes.is_empty() {
-            self.proposals.push((node, leader, Command::AlterIsr { leader, changes: out.isr_changes }));
+            self.proposals.push(Command::AlterIsr { leader, changes: out.isr_changes });
         }
         if !out.resign.is_empty() {
-            self.proposals.push((node, leader, Command::Resign { leader, vbuckets: out.resign }));
+            self.proposals.push(Command::Resign { leader, vbuckets: out.resign });
         }
         for reply in out.replies {
             self.take_reply(reply.ticket, reply.outcome);
@@ -188,18 +188,9 @@ impl World {
 
     /// Lets the control plane decide a proposal.
     pub(crate) fn decide(&mut self, at: usize) {
-        let (node, proposer, command) = self.proposals.remove(at);
-        let outcome = self.control.apply(command.clone());
+        let command = self.proposals.remove(at);
+        self.control.apply(command);
         self.check_control();
-        let (Outcome::AlterIsr(Ok(results)), Command::AlterIsr { changes, .. }) = (outcome, command) else { return };
-        if self.nodes[node].member != proposer {
-            return;
-        }
-        for (change, result) in changes.into_iter().zip(results) {
-            if result.is_err() {
-                self.with(node, |shard, out| shard.handle_isr_refused(change.vbucket, change.expected, out));
-            }
-        }
     }
 
     fn check_control(&mut self) {
