@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::detector::{Heard, Suspicion};
 use super::group::Group;
-use super::heartbeat::Unreachable;
+use super::heartbeat::{LostLeader, Unreachable};
 use super::links::Links;
 use super::timing;
 use crate::peer::{Gate, PeerStats};
@@ -123,6 +123,7 @@ pub(crate) struct Shared {
     pub(super) links: Links,
     pub(super) heard: Mutex<Heard>,
     pub(super) unreachable: Mutex<BTreeMap<Member, Unreachable>>,
+    pub(super) lost_leader: Mutex<Option<LostLeader>>,
     pub(super) suspicions: mpsc::UnboundedSender<Suspicion>,
     /// Wakes the search for a cluster.
     pub(super) seek: Notify,
@@ -153,6 +154,7 @@ impl Shared {
             links: Links::default(),
             heard: Mutex::default(),
             unreachable: Mutex::default(),
+            lost_leader: Mutex::default(),
             suspicions,
             seek: Notify::new(),
             beat: Notify::new(),
