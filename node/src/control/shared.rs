@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -125,6 +126,8 @@ pub(crate) struct Shared {
     pub(super) unreachable: Mutex<BTreeMap<Member, Unreachable>>,
     pub(super) lost_leader: Mutex<Option<LostLeader>>,
     pub(super) suspicions: mpsc::UnboundedSender<Suspicion>,
+    /// Whether this process has once held all that it was meant to hold.
+    has_settled: AtomicBool,
     /// Wakes the search for a cluster.
     pub(super) seek: Notify,
     /// Wakes the heartbeat.
@@ -156,6 +159,7 @@ impl Shared {
             unreachable: Mutex::default(),
             lost_leader: Mutex::default(),
             suspicions,
+            has_settled: AtomicBool::new(false),
             seek: Notify::new(),
             beat: Notify::new(),
             peers: Arc::default(),
@@ -269,7 +273,18 @@ impl Shared {
         });
         if is_newer {
             self.check_standing();
+            self.has_settled();
         }
+    }
+
+    /// Whether this process has once held all that it was meant to hold. What it is meant to hold later, because nodes came
+    /// or died, is no fault of its own.
+    pub(super) fn has_settled(&self) -> bool {
+        let is_settled = || self.me().is_some_and(|me| self.map.borrow().is_settled(me));
+        if !self.has_settled.load(Ordering::Relaxed) && is_settled() {
+            self.has_settled.store(true, Ordering::Relaxed);
+        }
+        self.has_settled.load(Ordering::Relaxed)
     }
 
     /// Merges what a peer knows. True when that was news.
