@@ -7,6 +7,7 @@ use broky_ring::map::{ClusterMap, Liveness, Node, VBucket};
 use serde::Serialize;
 
 use super::shared::Shared;
+use super::types::{Membership, RaftId};
 
 /// The cluster as this node sees it.
 #[derive(Clone, Debug, Serialize)]
@@ -152,9 +153,10 @@ impl Shared {
         let Some(group) = self.group() else { return RaftStatus::default() };
         let metrics = group.metrics();
         let membership = metrics.membership_config.membership();
-        let name = |id| membership.get_node(&id).map_or_else(|| id.to_string(), |peer| peer.name.clone());
+        let name_of = |id| name_of(membership, id);
+        let name = |id: RaftId| name_of(id).unwrap_or_else(|| id.to_string());
         RaftStatus {
-            leader: group.living_leader().map(name),
+            leader: group.living_leader().and_then(name_of),
             term: metrics.current_term,
             voters: membership.voter_ids().map(name).collect(),
             learners: membership.learner_ids().map(name).collect(),
@@ -162,6 +164,11 @@ impl Shared {
             last_applied: metrics.last_applied.map(|id| id.index).unwrap_or_default(),
         }
     }
+}
+
+/// The name of a member of the raft group. A leader that was forgotten is none any more, and leads until it has heard so.
+fn name_of(membership: &Membership, id: RaftId) -> Option<String> {
+    membership.get_node(&id).map(|peer| peer.name.clone())
 }
 
 /// What one node has of the vbuckets.
@@ -266,5 +273,14 @@ mod tests {
         world.propose_moves();
         let reason = world.shared.not_ready().unwrap();
         assert!(reason.ends_with("vbuckets are yet to be copied to this node"), "{reason}");
+    }
+
+    #[test]
+    fn leader_that_is_no_member_any_more_has_no_name() {
+        let peer = super::super::types::Peer { name: "a".to_owned(), address: "a:7401".to_owned() };
+        let voters = std::collections::BTreeSet::from([RaftId(1)]);
+        let membership = Membership::new(vec![voters], BTreeMap::from([(RaftId(1), peer)]));
+        let names = [RaftId(1), RaftId(2)].map(|id| name_of(&membership, id));
+        assert_eq!(names, [Some("a".to_owned()), None]);
     }
 }
