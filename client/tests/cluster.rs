@@ -237,6 +237,29 @@ async fn silent_node_that_leads_nothing_any_more_is_left_at_once() {
 }
 
 #[tokio::test]
+async fn map_comes_from_a_node_that_owes_an_answer_while_the_others_are_silent() {
+    let brokers = Broker::start_cluster(3).await;
+    brokers[0].lead([0; 4].map(Some));
+    // Nobody gives up on anybody.
+    let forever = Duration::from_secs(600);
+    let client = in_time(Client::builder().address(brokers[0].address()).connect_timeout(forever).connect()).await;
+    let client = client.unwrap();
+    let mut watch = client.watch_topology().unwrap();
+    in_time(watch.next()).await.unwrap();
+    let mut pusher = Pusher::new(&client, ProducerOptions { silence_timeout: forever, ..eager() });
+    pusher.push(100).await;
+    in_time(pusher.producer.flush()).await;
+    brokers[1..].iter().for_each(|silent| silent.pause(true));
+    let before = brokers[0].lock().connections;
+    brokers[0].fault([PushFault::Ignore]);
+    pusher.push(1).await;
+    brokers[0].until("another node is asked for the map", |state| state.connections > before).await;
+    brokers[0].lead([0, 0, 0, 1].map(Some));
+    let map = in_time(watch.next()).await.unwrap();
+    assert_eq!(map.map_version, MapVersion(3));
+}
+
+#[tokio::test]
 async fn address_that_leads_nowhere_does_no_harm() {
     let brokers = Broker::start_cluster(2).await;
     brokers[0].lock().nodes[1] = "no.such.host.invalid:7400".to_owned();

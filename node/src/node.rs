@@ -379,9 +379,12 @@ impl Shell {
                 });
             }
             GossipEvent::Suspect(member) => self.control.report_unreachable(member, How::Silent),
-            // The newer map that says so is on its way; until then its followers refuse what this node sends.
+            // Its followers refuse what this node sends in any case; with the map it stops to lead.
             GossipEvent::LeaderElsewhere { member, vbuckets } => {
                 tracing::debug!(%member, vbuckets = vbuckets.len(), "somebody else leads what this node led");
+                let Some(epoch) = vbuckets.iter().map(|(_, epoch)| *epoch).max() else { return };
+                let control = self.control.clone();
+                tokio::spawn(async move { control.hear_of_leader(member, epoch).await });
             }
             GossipEvent::Alive(member) => tracing::debug!(%member, "heard"),
         }

@@ -18,6 +18,10 @@
 //! producer id, which starts a sequence of its own. Batches that were sent keep the id they went under, and have to be
 //! settled first: the broker keeps the order of one id only.
 //!
+//! The same after a break. The node that was left may miss some of what it had then, and refuse what comes behind it, for
+//! all it knows, for ever: that it was pushed again elsewhere it is not told. When the stream comes back it is under another
+//! id.
+//!
 //! Source: Kafka's idempotent producer (KIP-98, and KIP-360 for the change of id).
 
 use std::collections::VecDeque;
@@ -70,7 +74,8 @@ pub(crate) struct Window {
     producer: ProducerId,
     /// The sequence of the next batch that is sent for the first time.
     sequence: Sequence,
-    /// Whether new batches need another id: there is none yet, or an earlier message was given up under this one.
+    /// Whether new batches need another id: there is none yet, an earlier message was given up under this one, or a node
+    /// was left with something of it unsettled.
     needs_new_id: bool,
     phase: Phase,
     /// Takes new messages. Always behind `queue`.
@@ -256,6 +261,7 @@ impl Window {
             }
         }
         self.phase = Phase::Disconnected;
+        self.needs_new_id |= self.queue.iter().any(Batch::was_sent);
         self.rewind();
     }
 

@@ -164,7 +164,11 @@ fn break_sends_the_unanswered_again_in_order_before_anything_new() {
     bench.window.handle_disconnect();
     assert_eq!(bench.send_all(), []);
     bench.window.handle_connect();
-    assert_eq!(bench.send_all(), [batch(2, &["b"]), batch(3, &["c"]), batch(4, &["d"])]);
+    assert_eq!(bench.send_all(), [batch(2, &["b"]), batch(3, &["c"])]);
+    bench.answer(vec![committed(0, 1)]);
+    assert_eq!(bench.send_all(), []);
+    bench.answer(vec![committed(0, 1)]);
+    assert_eq!(bench.send_all(), [batch(1, &["d"])]);
 }
 
 #[test]
@@ -339,6 +343,21 @@ fn after_giving_up_new_batches_go_under_a_new_id_and_sent_ones_keep_theirs() {
     bench.answer(vec![committed(0, 1)]);
     let c = bench.send().unwrap();
     assert_eq!((c.producer_id, c.sequence, payloads(&c)), (99, 1, vec!["c".to_owned()]));
+}
+
+#[test]
+fn after_a_break_new_batches_go_under_a_new_id_once_the_sent_ones_are_settled() {
+    let mut bench = Bench::new(eager());
+    bench.send_each(&["a", "b"]);
+    bench.window.handle_disconnect();
+    bench.window.handle_connect();
+    bench.push("c");
+    let id = |request: Option<PushRequest>| request.map(|request| (request.producer_id, request.sequence));
+    assert_eq!([id(bench.send()), id(bench.send()), id(bench.send())], [Some((77, 1)), Some((77, 2)), None]);
+    bench.answer(vec![committed(0, 1)]);
+    assert_eq!(id(bench.send()), None, "it could overtake what is unsettled");
+    bench.answer(vec![committed(0, 1)]);
+    assert_eq!(id(bench.send()), Some((99, 1)));
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Following the cluster map: one stream per client, to whichever node has it, opened again whenever it ends.
 //!
+//! The hard case is a node that is silent: it may be dead, or wait for one that is. Its stream is kept until another node
+//! has told a map; so it does no harm that the next one asked may be the dead one.
+//!
 //! **Invariant:** map versions never go back. A node may lag behind another, and a stream to one that has an older map
 //! than we know is of no use, so it is left for another node. The exception is another cluster id: the cluster was
 //! founded anew, and its versions mean nothing beside those of the old one.
@@ -8,16 +11,14 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use broky_proto::v1::TopologyResponse;
-use bytes::Bytes;
 use futures_core::Stream;
-use prost::Message as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Topology;
+use super::search::{MapStream, decode, give_up_on, search};
 use crate::backoff::{Backoff, random};
-use crate::transport::{CallError, Connection, Dialing, Pool, Responses, ask_topology};
+use crate::transport::{CallError, Connection, Pool, Responses};
 
 type Latest = Option<Arc<Topology>>;
 
@@ -98,64 +99,73 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self, first: Option<(Connection, Responses)>) {
-        let mut stream = first;
+        let mut next = first.map(|(connection, responses)| MapStream { connection, responses, map: None });
         let mut avoid: Option<Arc<str>> = None;
         loop {
-            let reason = match stream.take() {
-                Some((connection, responses)) => {
-                    let reason = self.follow(&connection, responses).await;
-                    avoid = Some(Arc::clone(connection.address()));
-                    reason
+            let found = match next.take() {
+                Some(stream) => {
+                    avoid = Some(Arc::clone(stream.connection.address()));
+                    self.follow(stream).await
                 }
-                None => match self.open(avoid.as_deref()).await {
-                    Ok(opened) => {
-                        stream = Some(opened);
-                        continue;
-                    }
-                    Err(reason) => reason,
-                },
+                None => self.search(self.pool.order_shared(avoid.as_deref())).await,
             };
-            tracing::debug!(reason, "cluster map not followed");
-            tokio::time::sleep(self.backoff.next_wait(random())).await;
-        }
-    }
-
-    async fn open(&self, avoid: Option<&str>) -> Result<(Connection, Responses), String> {
-        let connecting = self.pool.connection(Dialing::Shared, None, avoid);
-        let (connection, place) = connecting.await.map_err(|error| error.to_string())?;
-        match self.answer(ask_topology(&connection, place)).await.flatten() {
-            Ok(responses) => Ok((connection, responses)),
-            Err(error) => {
-                self.give_up_on(&connection, &error);
-                Err(error.to_string())
+            match found {
+                Ok(stream) => next = Some(stream),
+                Err(reason) => {
+                    tracing::debug!(reason, "cluster map not followed");
+                    tokio::time::sleep(self.backoff.next_wait(random())).await;
+                }
             }
         }
     }
 
-    /// Takes in maps until the stream is of no further use; says why.
-    async fn follow(&mut self, connection: &Connection, mut responses: Responses) -> String {
+    /// Looks for a node that has the map, at these addresses.
+    fn search(&self, addresses: Vec<Arc<str>>) -> impl Future<Output = Result<MapStream, String>> + use<> {
+        search(Arc::clone(&self.pool), addresses, self.latest.borrow().clone())
+    }
+
+    /// Takes in maps for as long as the stream is of use. Gives the one to follow in its place, or says why it is over.
+    async fn follow(&mut self, stream: MapStream) -> Result<MapStream, String> {
+        let MapStream { connection, mut responses, map } = stream;
         let address = connection.address();
-        let mut next = self.answer(responses.next()).await;
+        let mut silences = self.pool.silences(address);
+        let mut next = match map {
+            Some(map) => Ok(map),
+            None => self.answer(responses.next()).await.and_then(decode),
+        };
         loop {
-            let taken = next.and_then(|message| self.take(message));
-            match taken {
+            match next.map(|map| self.take(map)) {
                 Ok(true) => {
                     self.pool.handle_answer(address);
                     self.backoff.reset();
                 }
-                Ok(false) => return format!("{address} has an older map than another node"),
+                Ok(false) => return Err(format!("{address} has an older map than another node")),
                 Err(error) => {
-                    self.give_up_on(connection, &error);
-                    return error.to_string();
+                    give_up_on(&self.pool, &connection, &error);
+                    return Err(error.to_string());
                 }
             }
             next = tokio::select! {
-                message = responses.next() => Ok(message),
+                message = responses.next() => decode(message),
                 // A stream of ours to that node broke or went silent: this one may be silent as well.
-                () = self.pool.distrusted(address) => return format!("{address} cannot be relied on"),
+                () = self.pool.distrusted(address) => return Err(format!("{address} cannot be relied on")),
                 // It is early to say so; but should it be dead, the map that says so comes from another node.
-                () = self.pool.silent(address) => return format!("{address} owes an answer"),
+                found = async { silences.next().await; self.search_beside(address).await } => return Ok(found),
             };
+        }
+    }
+
+    /// A node that has the map and is not at this address.
+    async fn search_beside(&self, address: &Arc<str>) -> MapStream {
+        let mut backoff = self.backoff;
+        loop {
+            let mut others = self.pool.order_shared(Some(address));
+            others.retain(|other| other != address);
+            match self.search(others).await {
+                Ok(found) => return found,
+                Err(reason) => tracing::debug!(reason, "no other node has the cluster map"),
+            }
+            tokio::time::sleep(backoff.next_wait(random())).await;
         }
     }
 
@@ -166,24 +176,14 @@ impl Follower {
     }
 
     /// Takes in a map. Returns whether it is at least as new as the latest.
-    fn take(&self, message: Option<Result<Bytes, CallError>>) -> Result<bool, CallError> {
-        let message = message.ok_or_else(|| CallError::Connection("the node ended the stream".to_owned()))??;
-        let response = TopologyResponse::decode(message).map_err(|error| CallError::Invalid(error.to_string()))?;
-        let map = Topology::new(response)?;
+    fn take(&self, map: Topology) -> bool {
         let latest = self.latest.borrow().clone();
         if latest.as_ref().is_none_or(|latest| map.supersedes(latest)) {
             self.pool.learn(&map.addresses());
             self.latest.send_replace(Some(Arc::new(map)));
-            return Ok(true);
+            return true;
         }
-        Ok(latest.is_some_and(|latest| latest.map_version == map.map_version))
-    }
-
-    fn give_up_on(&self, connection: &Connection, error: &CallError) {
-        if !matches!(error, CallError::Refused { .. }) {
-            connection.suspect();
-            self.pool.handle_failure(connection.address());
-        }
+        latest.is_some_and(|latest| map.is_as_new_as(&latest))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The cluster map as a client sees it: who leads which vbucket. [`feed`] follows it.
 
 mod feed;
+mod search;
 
 use std::sync::Arc;
 
@@ -76,6 +77,11 @@ impl Topology {
     /// compared with those of the old one.
     pub(crate) fn supersedes(&self, other: &Self) -> bool {
         self.cluster_id != other.cluster_id || self.map_version > other.map_version
+    }
+
+    /// Whether this map is no older than another.
+    pub(crate) fn is_as_new_as(&self, other: &Self) -> bool {
+        self.supersedes(other) || self.map_version == other.map_version
     }
 
     /// The nodes' addresses.

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -33,8 +33,8 @@ pub(crate) struct Pool {
     dialing: tokio::sync::Mutex<()>,
     /// Wakes whoever relies on an address when one failed.
     failed: Notify,
-    /// The address that was silent last, when it should have answered.
-    silent: watch::Sender<Option<Arc<str>>>,
+    /// Tells each address that was silent when it should have answered.
+    silent: broadcast::Sender<Arc<str>>,
 }
 
 /// How long to wait for another's dialing before dialing oneself: far longer than a connection takes, far shorter than
@@ -42,6 +42,28 @@ pub(crate) struct Pool {
 const DIALING_WAIT: Duration = Duration::from_millis(100);
 /// How long one address is tried alone.
 const STAGGER: Duration = Duration::from_millis(250);
+/// Silences that somebody may be behind in hearing of; should it be more, it takes them for the one that it waits for.
+const SILENCES_MAX: usize = 64;
+
+/// The silences of one address, from a moment on.
+pub(crate) struct Silences {
+    address: Arc<str>,
+    all: broadcast::Receiver<Arc<str>>,
+}
+
+impl Silences {
+    /// Waits for the next. Cancelling it loses none that was not returned.
+    pub(crate) async fn next(&mut self) {
+        loop {
+            match self.all.recv().await {
+                Ok(address) if address == self.address => return,
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(_)) => return,
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+}
 
 impl Pool {
     pub(crate) fn new(addresses: Vec<Arc<str>>, settings: Settings) -> Self {
@@ -51,7 +73,7 @@ impl Pool {
             connections: Mutex::default(),
             dialing: tokio::sync::Mutex::new(()),
             failed: Notify::new(),
-            silent: watch::Sender::new(None),
+            silent: broadcast::Sender::new(SILENCES_MAX),
         }
     }
 
@@ -174,6 +196,25 @@ impl Pool {
         self.addresses().order(wanted, avoid, Instant::now(), random)
     }
 
+    /// As [`order`](Self::order), with those first that a shared connection leads to.
+    pub(crate) fn order_shared(&self, avoid: Option<&str>) -> Vec<Arc<str>> {
+        let mut addresses = self.order(None, avoid);
+        let is_connected = |address: &str| {
+            let leads_there = |connection: &Connection| connection.is_usable() && **connection.address() == *address;
+            self.connections().iter().any(leads_there)
+        };
+        addresses.sort_by_cached_key(|address| {
+            let is_fit = avoid != Some(&**address) && self.is_trusted(address);
+            !(is_fit && is_connected(address))
+        });
+        addresses
+    }
+
+    /// A place on a shared connection to this address, if there is one.
+    pub(crate) fn shared_at(&self, address: &str) -> Option<(Connection, Lease)> {
+        self.find(Dialing::Shared, |other| other == address)
+    }
+
     /// Takes the addresses that the cluster map lists.
     pub(crate) fn learn(&self, addresses: &[Arc<str>]) {
         self.addresses().learn(addresses);
@@ -197,19 +238,13 @@ impl Pool {
 
     /// An address owes an answer for a moment: it may be slow, or dead.
     pub(crate) fn handle_silence(&self, address: &Arc<str>) {
-        self.silent.send_replace(Some(Arc::clone(address)));
+        // Nobody listens while the map is not followed.
+        let _ = self.silent.send(Arc::clone(address));
     }
 
-    /// Waits until an address owes an answer.
-    pub(crate) async fn silent(&self, address: &str) {
-        let mut silent = self.silent.subscribe();
-        let is_it = |silent: &Option<Arc<str>>| silent.as_deref() == Some(address);
-        // What was noted before this wait is over, as far as anybody knows.
-        while silent.changed().await.is_ok() {
-            if is_it(&silent.borrow_and_update()) {
-                return;
-            }
-        }
+    /// Whenever an address owes an answer, from now on.
+    pub(crate) fn silences(&self, address: &Arc<str>) -> Silences {
+        Silences { address: Arc::clone(address), all: self.silent.subscribe() }
     }
 
     /// Waits until an address is not to be relied on.
@@ -229,5 +264,28 @@ impl Pool {
 
     fn addresses(&self) -> MutexGuard<'_, Addresses> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn silence_is_heard_of_when_others_are_noted_before_and_behind_it() {
+        let settings = Settings {
+            connect_timeout: Duration::from_secs(1),
+            stream_window_bytes: 1 << 16,
+            streams_per_connection: 1,
+            keep_alive_interval: Duration::from_secs(1),
+            keep_alive_timeout: Duration::from_secs(1),
+        };
+        let pool = Pool::new(Vec::new(), settings);
+        let addresses = ["a:1", "b:1", "c:1"].map(Arc::from);
+        let mut silences = addresses.each_ref().map(|address| pool.silences(address));
+        addresses.iter().for_each(|address| pool.handle_silence(address));
+        for of_one in &mut silences {
+            tokio::time::timeout(Duration::from_secs(20), of_one.next()).await.unwrap();
+        }
     }
 }

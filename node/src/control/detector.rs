@@ -49,7 +49,10 @@ pub(crate) struct Heard(BTreeMap<Member, Life>);
 
 #[derive(Clone, Copy, Debug)]
 struct Life {
+    /// When its silence began to be counted: its last heartbeat, as a rule.
     heard: Instant,
+    /// Its last heartbeat to this process.
+    beat: Option<Instant>,
     /// Heartbeats since it was fenced.
     beats: u32,
     fenced: Option<Instant>,
@@ -60,11 +63,26 @@ const BEATS_TO_RETURN: u32 = 2;
 /// Suspicions looked into at the same time.
 const INQUIRIES_MAX: usize = 64;
 
+impl Life {
+    fn new(heard: Instant) -> Self {
+        Self { heard, beat: None, beats: 0, fenced: None }
+    }
+}
+
 impl Heard {
     fn note(&mut self, member: Member, now: Instant) {
-        let life = self.0.entry(member).or_insert(Life { heard: now, beats: 0, fenced: None });
+        let life = self.0.entry(member).or_insert(Life::new(now));
         life.heard = now;
+        life.beat = Some(now);
         life.beats += 1;
+    }
+
+    /// Counts a member's silence from an earlier moment on, but for what was heard of it since.
+    fn antedate(&mut self, member: Member, since: Instant) {
+        if let Some(life) = self.0.get_mut(&member) {
+            let since = life.beat.map_or(since, |beat| beat.max(since));
+            life.heard = life.heard.min(since);
+        }
     }
 
     /// Begins to count anew for everybody: the silence was our own.
@@ -79,7 +97,7 @@ impl Heard {
         self.0.retain(|member, _| map.is_current(*member));
         for (id, node) in map.nodes() {
             let member = Member { node: id, incarnation: node.incarnation };
-            let life = self.0.entry(member).or_insert(Life { heard: now, beats: 0, fenced: None });
+            let life = self.0.entry(member).or_insert(Life::new(now));
             match node.liveness {
                 Liveness::Alive => life.fenced = None,
                 Liveness::Fenced | Liveness::Evicted if life.fenced.is_none() => {
@@ -121,13 +139,6 @@ impl Shared {
     pub(super) fn heard_of(&self, member: Member) {
         lock(&self.heard).note(member, Instant::now());
     }
-
-    /// Notes that a member was last heard of a while ago, by somebody who had reason to listen.
-    pub(super) fn unheard_of(&self, member: Member, since: Instant) {
-        if let Some(life) = lock(&self.heard).0.get_mut(&member) {
-            life.heard = life.heard.min(since);
-        }
-    }
 }
 
 /// Looks for dead members while this process leads the group and there are others. For ever.
@@ -149,15 +160,20 @@ pub(super) async fn keep_watch(shared: Arc<Shared>, group: Arc<Group>) {
         };
         let now = Instant::now();
         let was_paused = now.duration_since(last) > timing::PAUSED;
+        let lost = shared.take_lost_leader();
         {
             let mut heard = lock(&shared.heard);
             heard.follow(&map, now);
             if was_paused || !was_leader {
                 heard.forgive(now);
             }
+            // Its silence is known to a majority, and has lasted for long enough.
+            if let Some((member, since)) = lost.filter(|_| !was_paused) {
+                heard.antedate(member, since);
+            }
         }
         if !was_leader {
-            shared.suspect_old_leader();
+            shared.suspect_refusers();
         }
         was_leader = true;
         watch_once(&shared, &group, &map, me, now).await;
@@ -279,7 +295,9 @@ pub(super) async fn second_opinions(
 
 #[cfg(test)]
 mod tests {
-    use broky_proto::id::{Incarnation, NodeId};
+    use broky_proto::id::{ClusterId, Incarnation, NodeId, VBucketCount};
+    use broky_ring::member::{Addresses, BootId, Copies, LogIndex, Zone};
+    use broky_ring::state::ClusterState;
 
     use super::*;
 
@@ -299,5 +317,41 @@ mod tests {
         heard.note(member(1), start + timing::HEARTBEAT * 2);
         assert_eq!(heard.returned(start + timing::HEARTBEAT * 2), [member(1)]);
         assert!(heard.returned(start + timing::HEARTBEAT * 5).is_empty());
+    }
+
+    /// A map of two nodes that live.
+    fn map() -> ClusterMap {
+        let mut state = ClusterState::new();
+        let vbuckets = VBucketCount::new(8).unwrap();
+        let found = Command::Found { cluster: ClusterId([1; 16]), vbuckets, copies: Copies::DEFAULT, expect: 1 };
+        state.apply(LogIndex(1), found);
+        for (index, name) in [(2, "a"), (3, "b")] {
+            let (boot, addresses) = (BootId([index; 16]), Addresses::default());
+            let register = Command::Register { name: name.to_owned(), boot, addresses, zone: Zone::default() };
+            state.apply(LogIndex(index.into()), register);
+        }
+        state.map().clone()
+    }
+
+    #[tokio::test]
+    async fn lost_leader_is_silent_since_its_last_answer_and_not_since_the_election() {
+        let (map, mut heard, elected) = (map(), Heard::default(), Instant::now() + timing::SILENCE * 2);
+        let [me, old] = map.nodes().map(|(id, _)| map.alive(id).unwrap()).collect::<Vec<_>>()[..] else { panic!() };
+        heard.follow(&map, elected);
+        heard.forgive(elected);
+        assert!(heard.silent(&map, me, elected).is_empty());
+        heard.antedate(old, elected - timing::SILENCE * 2);
+        assert_eq!(heard.silent(&map, me, elected), [old]);
+    }
+
+    #[tokio::test]
+    async fn lost_leader_that_was_heard_since_is_not_silent() {
+        let (map, mut heard, elected) = (map(), Heard::default(), Instant::now() + timing::SILENCE * 2);
+        let [me, old] = map.nodes().map(|(id, _)| map.alive(id).unwrap()).collect::<Vec<_>>()[..] else { panic!() };
+        heard.follow(&map, elected);
+        heard.note(old, elected);
+        heard.antedate(old, elected - timing::SILENCE * 2);
+        assert!(heard.silent(&map, me, elected + timing::SILENCE).is_empty());
+        assert_eq!(heard.silent(&map, me, elected + timing::SILENCE * 2), [old]);
     }
 }

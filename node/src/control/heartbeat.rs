@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use broky_proto::id::{MapVersion, Member};
 use broky_proto::peer_v1 as pb;
@@ -24,7 +25,9 @@ use super::types::{Peer, RaftId};
 /// Rounds of elections before it is left to raft's own timeout.
 const ELECTIONS_MAX: u32 = 6;
 /// How long a report that a peer cannot be reached is repeated.
-const REPORT: std::time::Duration = std::time::Duration::from_secs(1);
+const REPORT: Duration = Duration::from_secs(1);
+/// How long after a majority found the leader silent that counts: more than the elections take that follow.
+const LOST: Duration = Duration::from_secs(2);
 
 /// The leader as this node sees it.
 struct Seen {
@@ -36,10 +39,19 @@ struct Seen {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unreachable {
     how: How,
-    /// When it was last heard, or was found to refuse.
-    since: Instant,
     /// When that was noticed.
     noted: Instant,
+}
+
+/// A raft leader that a majority of the voters found silent. Should this process lead in its place, the silence has not
+/// to be waited for again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LostLeader {
+    member: Member,
+    /// When this process last heard it.
+    since: Instant,
+    /// When the majority was asked.
+    agreed: Instant,
 }
 
 /// Sends heartbeats for ever.
@@ -73,7 +85,10 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
             leader.answered = last;
         }
         match beat(&shared, me, &peer).await {
-            Ok(()) => leader.answered = Instant::now(),
+            Ok(()) => {
+                leader.answered = Instant::now();
+                shared.forget_lost_leader();
+            }
             Err(CallError::Dial(error)) if error.is_gone() => {
                 tracing::warn!(node = peer.name, "the raft leader refuses connections");
                 replace_leader(&shared, &group, raft, &peer, How::Refused, last).await;
@@ -82,9 +97,9 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
                 tracing::debug!(%error, is_broken, "the raft leader did not take a heartbeat");
                 let silent = leader.answered.elapsed().min(group.leaderless().unwrap_or_default());
                 if silent > timing::SILENCE {
-                    let since = leader.answered;
-                    leader.answered = Instant::now();
-                    replace_leader(&shared, &group, raft, &peer, How::Silent, since).await;
+                    let now = Instant::now();
+                    leader.answered = now;
+                    replace_leader(&shared, &group, raft, &peer, How::Silent, now - silent).await;
                 }
             }
         }
@@ -125,34 +140,57 @@ async fn beat(shared: &Arc<Shared>, me: Member, leader: &Peer) -> Result<(), Cal
 impl Shared {
     /// Notes that a peer cannot be reached, and tells the leader at once.
     pub(super) fn report_unreachable(&self, member: Member, how: How) {
-        let mut unreachable = lock(&self.unreachable);
-        unreachable.retain(|_, report| report.noted.elapsed() < REPORT);
-        let now = Instant::now();
-        unreachable.insert(member, Unreachable { how, since: now, noted: now });
-        drop(unreachable);
+        self.note_unreachable(member, how);
         // Should this process lead, it is told like anybody else. Nobody listens when the node ends.
         let _ = self.suspicions.send(Suspicion { member, how, by: self.me() });
         self.beat.notify_one();
     }
 
-    /// Has the leader before this one looked at, if it was lost and not merely replaced.
-    pub(super) fn suspect_old_leader(&self) {
-        for (member, Unreachable { how, since, .. }) in lock(&self.unreachable).clone() {
+    fn note_unreachable(&self, member: Member, how: How) {
+        let mut unreachable = lock(&self.unreachable);
+        unreachable.retain(|_, report| report.noted.elapsed() < REPORT);
+        unreachable.insert(member, Unreachable { how, noted: Instant::now() });
+    }
+
+    /// Has those looked at who refused connections when this process was not the leader yet.
+    pub(super) fn suspect_refusers(&self) {
+        for (member, Unreachable { how, .. }) in lock(&self.unreachable).clone() {
             match how {
+                // Each is tried again before anything is decided.
                 How::Refused => drop(self.suspicions.send(Suspicion { member, how, by: None })),
-                How::Silent => self.unheard_of(member, since),
+                // That somebody was silent towards others says nothing of its heartbeats.
+                How::Silent => {}
             }
         }
+    }
+
+    /// Notes that a majority of the voters finds the leader silent, who was last heard at `since`.
+    pub(super) fn note_lost_leader(&self, member: Member, since: Instant) {
+        *lock(&self.lost_leader) = Some(LostLeader { member, since, agreed: Instant::now() });
+    }
+
+    /// A leader has answered: from now on that one judges who is silent.
+    pub(super) fn forget_lost_leader(&self) {
+        *lock(&self.lost_leader) = None;
+    }
+
+    /// The leader that was lost a moment ago, and since when it is silent. What is older says nothing of now.
+    pub(super) fn take_lost_leader(&self) -> Option<(Member, Instant)> {
+        let lost = lock(&self.lost_leader).take()?;
+        (lost.agreed.elapsed() < LOST).then_some((lost.member, lost.since))
     }
 }
 
 /// Begins elections until there is another leader, if the other voters agree that this one is gone.
 async fn replace_leader(shared: &Arc<Shared>, group: &Arc<Group>, old: RaftId, peer: &Peer, how: How, since: Instant) {
     let Some((member, _)) = shared.node_called(&peer.name) else { return };
-    lock(&shared.unreachable).insert(member, Unreachable { how, since, noted: Instant::now() });
+    shared.note_unreachable(member, how);
     let voters = group.voters();
     if !voters.contains(&group.raft_id) || !is_agreed(shared, group, &voters, old, member, peer).await {
         return;
+    }
+    if how == How::Silent {
+        shared.note_lost_leader(member, since);
     }
     let rank = voters.iter().filter(|id| **id != old && **id < group.raft_id).count();
     let rank = u32::try_from(rank).unwrap_or_default();
@@ -188,4 +226,25 @@ async fn is_agreed(
     let verdicts = second_opinions(shared, member, &leader.address, others.collect()).await;
     let agree = verdicts.iter().filter(|reach| matches!(reach, Some(pb::Reach::Refused | pb::Reach::Silent))).count();
     agree + 1 > voters.len() / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use broky_proto::id::{Incarnation, NodeId};
+    use broky_ring::member::BootId;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_known_of_a_lost_leader_counts_for_a_moment_and_once() {
+        let config = super::super::tests::lone_config("n0");
+        let shared = Shared::new(config, BootId([1; 16]), mpsc::unbounded_channel().0);
+        let (member, since) = (Member { node: NodeId(1), incarnation: Incarnation(1) }, Instant::now());
+        shared.note_lost_leader(member, since);
+        assert_eq!(shared.take_lost_leader(), Some((member, since)));
+        assert_eq!(shared.take_lost_leader(), None);
+        *lock(&shared.lost_leader) = Some(LostLeader { member, since, agreed: since - LOST });
+        assert_eq!(shared.take_lost_leader(), None);
+    }
 }

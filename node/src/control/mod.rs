@@ -19,6 +19,7 @@ mod ids;
 mod links;
 mod network;
 mod propose;
+mod pull;
 mod refound;
 mod seek;
 mod server;
@@ -37,8 +38,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 
-use broky_proto::id::{ClusterId, MapVersion, Member};
-use broky_proto::peer_v1 as pb;
+use broky_proto::id::{ClusterId, Epoch, Member};
 use broky_proto::peer_v1::control_client::ControlClient;
 use broky_proto::peer_v1::control_server::ControlServer;
 use broky_ring::command::{Command, Outcome};
@@ -56,6 +56,7 @@ use store::StoreError;
 
 pub(crate) use detector::How;
 pub(crate) use propose::ProposeError;
+pub(crate) use pull::PullError;
 pub(crate) use shared::ControlConfig;
 pub use shared::End;
 pub(crate) use status::ClusterStatus;
@@ -82,20 +83,6 @@ pub(crate) enum ControlError {
     /// The system refuses randomness.
     #[error(transparent)]
     System(#[from] std::io::Error),
-}
-
-/// Why a map was not pulled.
-#[derive(Debug, Error)]
-pub(crate) enum PullError {
-    /// The peer did not answer.
-    #[error("{0}")]
-    Call(String),
-    /// What it answered is no difference of maps.
-    #[error("the answer cannot be read")]
-    Malformed,
-    /// It does not fit.
-    #[error(transparent)]
-    Diff(#[from] DiffError),
 }
 
 impl Control {
@@ -229,6 +216,11 @@ impl Control {
         self.0.pull_map(address).await
     }
 
+    /// Gets the map that says who leads since `epoch`: from that leader, or, if it cannot be had there, from anybody.
+    pub(crate) async fn hear_of_leader(&self, leader: Member, epoch: Epoch) {
+        self.0.hear_of_leader(leader, epoch).await;
+    }
+
     /// Says that a link to a member broke, or that it does not answer.
     pub(crate) fn report_unreachable(&self, member: Member, how: How) {
         self.0.report_unreachable(member, how);
@@ -239,16 +231,6 @@ impl Shared {
     /// Whether this process has applied its own registration.
     fn is_applied(&self, me: Member) -> bool {
         self.group().is_some_and(|group| group.replicated.with(|machine| machine.state().map().is_current(me)))
-    }
-
-    async fn pull_map(self: &Arc<Self>, address: &str) -> Result<bool, PullError> {
-        let MapVersion(since) = self.map().version();
-        let request = pb::PullMapRequest { since };
-        let call = |mut client: Client| async move { client.pull_map(request).await };
-        let response =
-            self.ask(address, timing::CALL, call).await.map_err(|error| PullError::Call(error.to_string()))?;
-        let diff: MapDiff = postcard::from_bytes(&response.diff).map_err(|_| PullError::Malformed)?;
-        Ok(self.merge(diff)?)
     }
 }
 

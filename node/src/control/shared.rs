@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 
 use super::detector::{Heard, Suspicion};
 use super::group::Group;
-use super::heartbeat::Unreachable;
+use super::heartbeat::{LostLeader, Unreachable};
 use super::links::Links;
 use super::timing;
 use crate::peer::{Gate, PeerStats};
@@ -123,7 +124,10 @@ pub(crate) struct Shared {
     pub(super) links: Links,
     pub(super) heard: Mutex<Heard>,
     pub(super) unreachable: Mutex<BTreeMap<Member, Unreachable>>,
+    pub(super) lost_leader: Mutex<Option<LostLeader>>,
     pub(super) suspicions: mpsc::UnboundedSender<Suspicion>,
+    /// Whether this process has once held all that it was meant to hold.
+    has_settled: AtomicBool,
     /// Wakes the search for a cluster.
     pub(super) seek: Notify,
     /// Wakes the heartbeat.
@@ -153,7 +157,9 @@ impl Shared {
             links: Links::default(),
             heard: Mutex::default(),
             unreachable: Mutex::default(),
+            lost_leader: Mutex::default(),
             suspicions,
+            has_settled: AtomicBool::new(false),
             seek: Notify::new(),
             beat: Notify::new(),
             peers: Arc::default(),
@@ -267,7 +273,18 @@ impl Shared {
         });
         if is_newer {
             self.check_standing();
+            self.has_settled();
         }
+    }
+
+    /// Whether this process has once held all that it was meant to hold. What it is meant to hold later, because nodes came
+    /// or died, is no fault of its own.
+    pub(super) fn has_settled(&self) -> bool {
+        let is_settled = || self.me().is_some_and(|me| self.map.borrow().is_settled(me));
+        if !self.has_settled.load(Ordering::Relaxed) && is_settled() {
+            self.has_settled.store(true, Ordering::Relaxed);
+        }
+        self.has_settled.load(Ordering::Relaxed)
     }
 
     /// Merges what a peer knows. True when that was news.

@@ -170,6 +170,24 @@ impl ClusterMap {
         let lacks = |vb: &VBucket| vb.replicas.contains(&member.node) && !vb.isr.contains(&member);
         self.is_alive(member) && !self.vbuckets.iter().any(lacks)
     }
+
+    /// Vbuckets of which a copy is meant to be at this process and is not in sync there.
+    #[must_use]
+    pub fn missing_at(&self, member: Member) -> usize {
+        self.vbuckets.iter().filter(|vb| vb.target.contains(member.node) && !vb.isr.contains(&member)).count()
+    }
+
+    /// Whether this process is alive and holds in sync all that is meant to be there.
+    ///
+    /// For a node that has just been registered that is nothing, until the next placement. It is not taken for everything
+    /// unless there are fewer copies than nodes.
+    #[must_use]
+    pub fn is_settled(&self, member: Member) -> bool {
+        let copies: usize = self.vbuckets.iter().map(|vb| vb.target.0.len()).sum();
+        let is_placed = self.vbuckets.iter().any(|vb| vb.target.contains(member.node));
+        let is_spare = copies > 0 && copies < self.nodes.len();
+        self.is_alive(member) && (is_placed || is_spare) && self.missing_at(member) == 0
+    }
 }
 
 impl VBucket {

@@ -59,15 +59,45 @@ fn paused_raft_leader_is_replaced_and_returns_as_a_follower() {
     let me = paused.me();
     paused.pause(Duration::from_secs(5));
     let started = Instant::now();
-    leader(&instances);
+    until("there is another leader", || {
+        // As gossip and the data plane do meanwhile.
+        instances.iter().for_each(|other| other.control().report_unreachable(me, How::Silent));
+        instances.iter().any(Instance::is_raft_leader).then_some(())
+    });
     let elected = started.elapsed();
     until("the paused leader is fenced", || {
         instances.iter().all(|other| other.liveness(me.node) == Some(Liveness::Fenced)).then_some(())
     });
-    println!("elected after {elected:?}, fenced after {:?}", started.elapsed());
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    let fenced = started.elapsed();
+    println!("elected after {elected:?}, fenced after {fenced:?}");
+    assert!(fenced < Duration::from_secs(3), "{fenced:?}");
+    assert!(fenced - elected < timing::SILENCE, "its silence was counted anew: {elected:?}, {fenced:?}");
     until("it is back", || paused.map().is_alive(me).then_some(()));
     assert_eq!(paused.ended(), None);
+}
+
+#[test]
+fn what_was_known_of_a_lost_leader_is_forgotten_once_a_leader_answers() {
+    let (_, mut instances, first) = three();
+    let old = instances.remove(first);
+    let long_ago = tokio::time::Instant::now() - timing::SILENCE * 2;
+    for (at, other) in [(0, 1), (1, 0)] {
+        instances[at].control().0.note_lost_leader(instances[other].me(), long_ago);
+    }
+    let knows_nothing = |instance: &Instance| lock(&instance.control().0.lost_leader).is_none();
+    until("the leader has answered", || instances.iter().all(knows_nothing).then_some(()));
+    let node = old.me().node;
+    // Nothing but being fenced would change their entries.
+    let entries = || {
+        let map = instances[0].map();
+        instances.iter().map(|other| map.node(other.me().node).cloned()).collect::<Vec<_>>()
+    };
+    let before = entries();
+    drop(old);
+    until("the killed leader is fenced", || {
+        instances.iter().all(|other| other.liveness(node) == Some(Liveness::Fenced)).then_some(())
+    });
+    assert_eq!(entries(), before);
 }
 
 #[test]

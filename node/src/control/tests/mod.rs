@@ -39,6 +39,21 @@ fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Of a node that founds a cluster of its own, and is nowhere.
+pub(super) fn lone_config(name: &str) -> ControlConfig {
+    ControlConfig {
+        name: name.to_owned(),
+        addresses: Addresses::default(),
+        zone: Zone::default(),
+        join: Vec::new(),
+        expect: None,
+        copies: Copies::DEFAULT,
+        vbuckets: VBucketCount::new(16).unwrap(),
+        data_dir: None,
+        dead_after: DEAD_AFTER,
+    }
+}
+
 /// What an instance is started with.
 #[derive(Clone)]
 struct Spec {
@@ -50,18 +65,8 @@ impl Spec {
     /// A node that founds a cluster of its own.
     fn lone(name: &str) -> Self {
         let address = free_address();
-        let addresses = Addresses { peer: address.to_string(), ..Addresses::default() };
-        let config = ControlConfig {
-            name: name.to_owned(),
-            addresses,
-            zone: Zone::default(),
-            join: Vec::new(),
-            expect: None,
-            copies: Copies::DEFAULT,
-            vbuckets: VBucketCount::new(16).unwrap(),
-            data_dir: None,
-            dead_after: DEAD_AFTER,
-        };
+        let mut config = lone_config(name);
+        config.addresses = Addresses { peer: address.to_string(), ..Addresses::default() };
         Self { config, address }
     }
 

@@ -3,8 +3,9 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
+use broky_proto::id::MapVersion;
 use broky_proto::peer::{HELLO_BYTES, Hello, Purpose, REPLY_BYTES, Reply};
-use broky_ring::command::Effect;
+use broky_ring::command::{Effect, Step};
 
 use super::*;
 
@@ -106,6 +107,41 @@ fn map_is_pulled_from_a_peer_and_never_goes_back() {
         late.control().offer_diff(foreign.map().diff(MapVersion(0))),
         Err(DiffError::OtherCluster { .. })
     ));
+}
+
+#[test]
+fn deposed_leader_gets_the_map_from_whoever_leads_in_its_place_or_else_from_others() {
+    let (_, mut instances, first) = three();
+    // Each knows the old map, is in no group, and finds nobody to bring it a newer one.
+    let old = instances[first].map();
+    let deposed = || {
+        let mut spec = Spec::lone("deposed");
+        spec.config.join = vec![free_address().to_string()];
+        let deposed = spec.start();
+        deposed.control().0.publish(&old);
+        deposed
+    };
+    let (vbucket, vb) = old.vbuckets().next().unwrap();
+    let to = vb.isr.iter().copied().find(|member| Some(*member) != vb.leader).unwrap();
+    let step = Step::TransferLeadership { vbucket, to: to.node };
+    assert_eq!(
+        instances[0].propose(Command::Move { steps: vec![step] }),
+        Ok(Outcome::Move(Ok(vec![Ok(Effect::Changed)])))
+    );
+    let epoch_of = |map: &ClusterMap| map.vbucket(vbucket).unwrap().epoch;
+    let newer = |instances: &[Instance]| {
+        let epochs: Vec<Epoch> = instances.iter().map(|instance| epoch_of(&instance.map())).collect();
+        (epochs.iter().min() > Some(&vb.epoch)).then(|| epochs.into_iter().min().unwrap())
+    };
+    let epoch = until("everybody knows the new leader", || newer(&instances));
+    let hear = |deposed: &Instance| {
+        let hear = deposed.control().hear_of_leader(to, epoch);
+        deposed.runtime.as_ref().unwrap().block_on(hear);
+        epoch_of(&deposed.map())
+    };
+    assert!(hear(&deposed()) >= epoch, "from the leader");
+    instances.retain(|instance| instance.me() != to);
+    assert!(hear(&deposed()) >= epoch, "from another");
 }
 
 #[test]

@@ -106,9 +106,25 @@ fn drained_third_node_leaves_two_copies() {
     assert_eq!(cluster.state.map().copies_at(NodeId(3)), 0);
     assert!(cluster.state.map().vbuckets().all(|(_, vb)| vb.isr.len() == 2 && vb.min_isr == 2));
     // A restart is a return.
-    cluster.register("c");
+    let returned = cluster.register("c");
+    assert!(cluster.state.map().is_caught_up(returned), "nothing lacks a copy because of it");
+    assert!(!cluster.state.map().is_settled(returned), "but it has none of those that will be its own");
+    for command in cluster.state.next_moves(MoveLimits::default()) {
+        cluster.apply(command);
+    }
+    assert_eq!((cluster.state.map().missing_at(returned), cluster.state.map().is_settled(returned)), (8, false));
     cluster.converge();
     assert!(cluster.state.map().vbuckets().all(|(_, vb)| vb.isr.len() == 3));
+    assert!(cluster.state.map().is_settled(returned));
+}
+
+#[test]
+fn node_for_which_there_are_no_copies_has_all_of_them() {
+    let mut cluster = Cluster::of(&["a", "b"], 1, Copies { replicas: 1, min_isr: 1 });
+    let [a, b] = [cluster.member(1), cluster.member(2)];
+    assert!(cluster.state.map().is_settled(a) && cluster.state.map().is_settled(b));
+    cluster.fence(2);
+    assert!(!cluster.state.map().is_settled(b), "but not while it counts as dead");
 }
 
 #[test]
