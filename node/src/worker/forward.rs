@@ -83,16 +83,16 @@ impl Worker {
         }
     }
 
-    /// Gives up links to processes that are no longer in the map.
+    /// Gives up links to processes that are no longer in the map or count as dead: what they owe goes to whoever leads now.
     pub(super) fn prune_forwards(&self) {
         let mut gone = Vec::new();
         self.forwards.links.borrow_mut().retain(|member, link| {
-            let is_current = self.is_current(*member);
-            if !is_current {
+            let is_alive = self.is_alive(*member);
+            if !is_alive {
                 link.task.abort();
                 gone.push(*member);
             }
-            is_current
+            is_alive
         });
         for member in gone {
             self.route(|router, now, out| router.handle_link_down(now, member, &[], out));

@@ -134,6 +134,11 @@ impl Worker {
         self.peers.map.borrow().is_current(member)
     }
 
+    /// Whether this is the current process of a node, and takes part.
+    pub(super) fn is_alive(&self, member: Member) -> bool {
+        self.peers.map.borrow().is_alive(member)
+    }
+
     /// Tells the control plane that a process cannot be reached. `is_refused` when nothing listens there any more.
     pub(super) fn report_unreachable(&self, member: Member, is_refused: bool) {
         let how = if is_refused { How::Refused } else { How::Silent };
