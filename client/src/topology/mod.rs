@@ -49,6 +49,8 @@ pub struct Topology {
     vbuckets: VBucketCount,
     /// Per vbucket: index into `nodes` and epoch.
     leaders: Vec<(Option<usize>, Epoch)>,
+    /// Per vbucket: the number of its group.
+    groups: Vec<u32>,
 }
 
 impl Topology {
@@ -58,6 +60,13 @@ impl Topology {
         let vbuckets = VBucketCount::new(response.vbuckets).ok_or_else(|| invalid("vbucket count"))?;
         if response.leaders.len() != vbuckets.len() || response.epochs.len() != vbuckets.len() {
             return Err(invalid("not one leader and epoch per vbucket"));
+        }
+        let mut groups = response.groups;
+        if groups.is_empty() {
+            groups.resize(vbuckets.len(), 0);
+        }
+        if groups.len() != vbuckets.len() {
+            return Err(invalid("not one group per vbucket"));
         }
         let nodes: Vec<TopologyNode> = response.nodes.into_iter().map(TopologyNode::new).collect();
         let leader = |index: u32| match (index as usize).checked_sub(1) {
@@ -70,7 +79,7 @@ impl Topology {
             .zip(&response.epochs)
             .map(|(&index, &epoch)| Ok((leader(index)?, Epoch(epoch))))
             .collect::<Result<_, CallError>>()?;
-        Ok(Self { cluster_id, map_version: MapVersion(response.map_version), nodes, vbuckets, leaders })
+        Ok(Self { cluster_id, map_version: MapVersion(response.map_version), nodes, vbuckets, leaders, groups })
     }
 
     /// Whether this map takes the place of another: it is newer, or of a cluster founded anew, whose versions cannot be
@@ -106,6 +115,11 @@ impl Topology {
         self.vbuckets.vbucket_of(Token::of(key_partition, key))
     }
 
+    /// The group of a vbucket: what delays one of its leader's in it delays the others, and hardly any else.
+    pub(crate) fn group(&self, vbucket: VBucketId) -> u32 {
+        self.groups.get(usize::from(vbucket.0)).copied().unwrap_or_default()
+    }
+
     /// The node that leads a vbucket, and its epoch. `None` while there is none, or without such a vbucket.
     #[must_use]
     pub fn leader(&self, vbucket: VBucketId) -> Option<(&TopologyNode, Epoch)> {
@@ -133,6 +147,7 @@ mod tests {
             nodes: vec![node("a"), node("b")],
             leaders: vec![1, 2, 0, 2],
             epochs: vec![5, 6, 7, 8],
+            groups: Vec::new(),
         }
     }
 

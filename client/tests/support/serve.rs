@@ -95,6 +95,7 @@ fn map(broker: &Broker) -> v1::TopologyResponse {
         nodes: state.nodes.iter().map(node).collect(),
         leaders: state.leaders.iter().map(|leader| leader.map_or(0, |at| u32::try_from(at + 1).unwrap())).collect(),
         epochs: vec![super::log::EPOCH; 4],
+        groups: Vec::new(),
     }
 }
 

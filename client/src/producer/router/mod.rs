@@ -1,7 +1,8 @@
 //! Which of a producer's lanes a message goes to.
 //!
 //! Pure. A lane is a window with a producer id of its own, and so a sequence of its own. Each leads to the node that
-//! leads the vbuckets it carries. Which lane is right never matters for correctness, only for the way a message takes:
+//! leads the vbuckets it carries, and carries one group of those: a request is answered as a whole, so what one vbucket
+//! waits for, a follower that died or its own move, would hold up whatever else is in it. Which lane is right never matters for correctness, only for the way a message takes:
 //! any node takes any message, and forwards what it does not lead.
 //!
 //! While there is no map, or only one node, everything goes to one lane and nothing is computed per message.
@@ -54,6 +55,8 @@ struct Lane {
     serial: u64,
     /// The address it should be connected to. `None`: any.
     target: Option<Arc<str>>,
+    /// The group that it carries, where it has a target.
+    group: u32,
     /// Where its stream leads.
     connected: Option<Arc<str>>,
     is_live: bool,
@@ -169,8 +172,9 @@ impl Router {
         }
         if let Some(routes) = &mut self.routes {
             let lanes = &self.lanes;
-            routes.handle_map(map, |address| {
-                let leads_there = |lane: &Lane| lane.is_live && lane.target.as_deref() == Some(address);
+            routes.handle_map(map, |address, group| {
+                let leads_there =
+                    |lane: &Lane| lane.is_live && lane.group == group && lane.target.as_deref() == Some(address);
                 lanes.iter().position(leads_there).and_then(|at| u16::try_from(at).ok()).map(Slot)
             });
             for lane in &mut self.lanes {
@@ -203,6 +207,7 @@ impl Router {
         if let Some(way) = way {
             way.lane = Some(slot);
             lane.target = Some(Arc::clone(address));
+            lane.group = way.group;
         }
     }
 
@@ -340,8 +345,10 @@ impl Router {
     }
 
     fn open_way(&mut self, way: usize) -> Slot {
-        let address = self.routes.as_ref().and_then(|routes| routes.ways.get(way)).map(|way| Arc::clone(&way.address));
+        let known = self.routes.as_ref().and_then(|routes| routes.ways.get(way));
+        let (address, group) = known.map(|way| (Arc::clone(&way.address), way.group)).unzip();
         let slot = self.open_lane(address);
+        self.lane_mut(slot).group = group.unwrap_or_default();
         if let Some(way) = self.routes.as_mut().and_then(|routes| routes.ways.get_mut(way)) {
             way.lane = Some(slot);
         }
@@ -356,6 +363,7 @@ impl Router {
             window,
             serial: self.lanes_ever,
             target,
+            group: 0,
             connected: None,
             is_live: true,
             is_leaving: false,
@@ -363,7 +371,7 @@ impl Router {
         };
         let free = self.lanes.iter().position(|lane| !lane.is_live);
         let at = free.unwrap_or(self.lanes.len());
-        // There are as many lanes as nodes, and those are far fewer.
+        // There are a few lanes per node, and those are far fewer.
         let slot = Slot(u16::try_from(at).unwrap_or(u16::MAX));
         match self.lanes.get_mut(at) {
             Some(place) => *place = lane,

@@ -248,6 +248,8 @@ impl World {
             nodes: listed.iter().map(|at| node(*at)).collect(),
             leaders: self.vbuckets.iter().map(|vbucket| u32::try_from(place(vbucket.leader)).unwrap()).collect(),
             epochs: vec![1; VBUCKETS.into()],
+            // What shares its fate changes with every map.
+            groups: (0..u32::from(VBUCKETS)).map(|vbucket| (vbucket + self.version as u32) / 2 % 3).collect(),
         });
         self.router.handle_map(&map.unwrap(), self.now);
     }

@@ -18,11 +18,12 @@ use broky_proto::id::{Token, VBucketCount};
 use super::Slot;
 use crate::topology::Topology;
 
-/// The node that leads some vbuckets.
+/// The node that leads some vbuckets, and the group of them that share their fate.
 #[derive(Debug)]
 pub(super) struct Way {
     /// `host:port`. Nodes are told apart by it, since it is what a lane connects to.
     pub(super) address: Arc<str>,
+    pub(super) group: u32,
     /// The lane to it, once there was something to send.
     pub(super) lane: Option<Slot>,
 }
@@ -71,28 +72,29 @@ impl Routes {
     }
 
     /// Takes the leaders from a map. Lanes are to be assigned anew: `lane` tells which there is to an address.
-    pub(super) fn handle_map(&mut self, map: &Topology, lane: impl Fn(&str) -> Option<Slot>) {
+    pub(super) fn handle_map(&mut self, map: &Topology, lane: impl Fn(&str, u32) -> Option<Slot>) {
         self.nodes = map.addresses();
         self.count = map.vbucket_count();
         self.ways.clear();
         let mut leaders = Vec::with_capacity(self.count.len());
         for vbucket in self.count.iter() {
             let address = map.leader(vbucket).map(|(node, _)| node.address.as_str());
-            leaders.push(address.filter(|address| !address.is_empty()).and_then(|address| self.way_to(address)));
+            let address = address.filter(|address| !address.is_empty());
+            leaders.push(address.and_then(|address| self.way_to(address, map.group(vbucket))));
         }
         for way in &mut self.ways {
-            way.lane = lane(&way.address);
+            way.lane = lane(&way.address, way.group);
         }
         self.leaders = leaders;
         self.refine();
     }
 
-    /// The way to an address, which is made if there is none.
-    fn way_to(&mut self, address: &str) -> Option<u16> {
-        let at = match self.ways.iter().position(|way| *way.address == *address) {
+    /// The way of a group to an address, which is made if there is none.
+    fn way_to(&mut self, address: &str, group: u32) -> Option<u16> {
+        let at = match self.ways.iter().position(|way| way.group == group && *way.address == *address) {
             Some(at) => at,
             None => {
-                self.ways.push(Way { address: Arc::from(address), lane: None });
+                self.ways.push(Way { address: Arc::from(address), group, lane: None });
                 self.ways.len() - 1
             }
         };
@@ -178,6 +180,7 @@ mod tests {
             nodes: addresses.iter().map(node).collect(),
             leaders: leaders.to_vec(),
             epochs: vec![1; leaders.len()],
+            groups: Vec::new(),
         })
         .unwrap()
     }
@@ -194,7 +197,7 @@ mod tests {
     #[test]
     fn token_takes_the_way_to_its_leader() {
         let mut routes = Routes::new(VBucketCount::new(4).unwrap(), free());
-        routes.handle_map(&map(&["a:1", "b:1", ""], &[2, 1, 0, 3]), |_| None);
+        routes.handle_map(&map(&["a:1", "b:1", ""], &[2, 1, 0, 3]), |_, _| None);
         let address = |vbucket| routes.way(token(vbucket, 4)).map(|way| &*routes.ways[way].address);
         assert_eq!([address(0), address(1), address(2)], [Some("b:1"), Some("a:1"), None]);
         assert_eq!(address(3), None, "a node without an address cannot be gone to");
@@ -203,7 +206,7 @@ mod tests {
     #[test]
     fn nodes_at_one_address_are_one_way() {
         let mut routes = Routes::new(VBucketCount::new(2).unwrap(), free());
-        routes.handle_map(&map(&["a:1", "a:1"], &[1, 2]), |_| None);
+        routes.handle_map(&map(&["a:1", "a:1"], &[1, 2]), |_, _| None);
         assert_eq!(routes.ways.len(), 1);
     }
 
@@ -213,10 +216,10 @@ mod tests {
         let mut routes = Routes::new(VBucketCount::new(2).unwrap(), free());
         let (upper, _) = routes.pin(token(1, 2));
         routes.set_pin(upper, pin);
-        routes.handle_map(&map(&["a:1"], &[1, 1, 1, 1]), |_| None);
+        routes.handle_map(&map(&["a:1"], &[1, 1, 1, 1]), |_, _| None);
         let marks = |routes: &Routes| routes.pins().iter().map(|pin| pin.mark).collect::<Vec<_>>();
         assert_eq!(marks(&routes), [0, 0, 7, 7]);
-        routes.handle_map(&map(&["a:1"], &[1, 1]), |_| None);
+        routes.handle_map(&map(&["a:1"], &[1, 1]), |_, _| None);
         assert_eq!(marks(&routes), [0, 0, 7, 7]);
         routes.forget_lane(Slot::FIRST);
         assert!(routes.pins().iter().all(|pin| pin.lane.is_none()));

@@ -44,6 +44,7 @@ impl Bench {
             nodes: nodes.iter().map(node).collect(),
             leaders: leaders.chars().map(|leader| u32::try_from(place(leader)).unwrap()).collect(),
             epochs: vec![1; leaders.len()],
+            groups: Vec::new(),
         });
         self.router.handle_map(&map.unwrap(), self.now);
         self.router.check_invariants();
