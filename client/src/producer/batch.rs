@@ -52,6 +52,9 @@ pub(crate) struct Batch {
     pub(super) messages: u32,
     /// Messages without an outcome.
     pub(super) unsettled: u32,
+    /// The last answer refused some of it, maybe of what an earlier one had settled. The node lets nothing behind those
+    /// pass before they have come again.
+    pub(super) must_repeat: bool,
     /// What it takes of the in-flight window.
     pub(super) charge: usize,
     pub(super) deadline: Instant,
@@ -68,6 +71,7 @@ impl Batch {
             body: Body::Open(spare.take(batch_bytes_max)),
             messages: 0,
             unsettled: 0,
+            must_repeat: false,
             charge: 0,
             deadline,
             outcomes: Arc::default(),
@@ -116,9 +120,9 @@ impl Batch {
         framed
     }
 
-    /// Whether a message of this run has no outcome.
-    pub(super) fn has_unsettled(&self, first: u32, count: u32) -> bool {
-        self.unsettled == self.messages || (self.unsettled > 0 && self.outcomes.has_unsettled(first, count))
+    /// Whether nothing of it is to be sent any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.unsettled == 0 && !self.must_repeat
     }
 
     /// Settles the messages of this run that have no outcome; returns how many those were.
@@ -137,9 +141,9 @@ impl Batch {
         std::mem::take(&mut self.unsettled)
     }
 
-    /// Gives back the memory of a batch whose messages are all settled. Returns the bytes it took of the window.
-    pub(super) fn release_if_settled(&mut self, spare: &mut Spare, batch_bytes_max: usize) -> usize {
-        if self.unsettled > 0 {
+    /// Gives back the memory of a batch that is done. Returns the bytes it took of the window.
+    pub(super) fn release_if_done(&mut self, spare: &mut Spare, batch_bytes_max: usize) -> usize {
+        if !self.is_done() {
             return 0;
         }
         match std::mem::replace(&mut self.body, Body::Gone) {

@@ -86,13 +86,6 @@ impl Outcomes {
         settled
     }
 
-    /// Whether one of `count` messages from `first` on has no outcome.
-    pub(crate) fn has_unsettled(&self, first: u32, count: u32) -> bool {
-        let inner = self.lock();
-        let run = || inner.each.iter().skip(first as usize).take(count as usize);
-        inner.all.is_none() && (inner.each.is_empty() || run().any(Option::is_none))
-    }
-
     /// Adds the positions of one attempt. Of two for one message the first stands.
     pub(crate) fn add_positions(&self, mut positions: Vec<v1::Position>) {
         if !positions.is_empty() {

@@ -295,7 +295,7 @@ impl Window {
             let answer = apply(batch, response, &mut self.summary);
             wants_retry = answer.wants_retry;
             self.is_leave_wanted |= answer.wants_leave;
-            self.released += batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
+            self.released += batch.release_if_done(&mut self.spare, self.options.batch_bytes_max);
         }
         self.awaiting.pop_front();
         self.drop_settled();
@@ -323,14 +323,14 @@ impl Window {
         while let Some(batch) = self.queue.get_mut(at).filter(|batch| batch.deadline <= now) {
             let number = self.front + at as u64;
             at += 1;
-            if batch.unsettled == 0 {
+            if batch.is_done() {
                 continue;
             }
             let is_unanswered = self.awaiting.contains(&number);
             is_owed |= is_unanswered;
             self.needs_new_id |= batch.was_sent();
             give_up(batch, is_unanswered, reason, &mut self.summary);
-            self.released += batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
+            self.released += batch.release_if_done(&mut self.spare, self.options.batch_bytes_max);
         }
         self.drop_settled();
         is_owed
@@ -342,7 +342,7 @@ impl Window {
         if let Some(batch) = self.queue.get_mut(at) {
             self.needs_new_id = true;
             give_up(batch, true, reason, &mut self.summary);
-            self.released += batch.release_if_settled(&mut self.spare, self.options.batch_bytes_max);
+            self.released += batch.release_if_done(&mut self.spare, self.options.batch_bytes_max);
         }
         self.drop_settled();
     }
@@ -382,13 +382,13 @@ impl Window {
     }
 
     fn skip_settled(&mut self) {
-        while self.place(self.next).and_then(|at| self.queue.get(at)).is_some_and(|batch| batch.unsettled == 0) {
+        while self.place(self.next).and_then(|at| self.queue.get(at)).is_some_and(Batch::is_done) {
             self.next += 1;
         }
     }
 
     fn drop_settled(&mut self) {
-        while self.queue.front().is_some_and(|batch| batch.unsettled == 0) {
+        while self.queue.front().is_some_and(Batch::is_done) {
             self.queue.pop_front();
             self.front += 1;
         }

@@ -30,7 +30,7 @@ impl Window {
             self.next,
             self.end()
         );
-        assert!(self.queue.front().is_none_or(|batch| batch.unsettled > 0), "the front is unsettled");
+        assert!(self.queue.front().is_none_or(|batch| !batch.is_done()), "the front is not done");
         assert!(self.awaiting.iter().is_sorted(), "awaiting ascends: {:?}", self.awaiting);
         assert!(self.awaiting.back().is_none_or(|last| *last < self.next), "what awaits an answer was sent");
         assert!(self.phase != Phase::Disconnected || self.awaiting.is_empty(), "answers without a stream");

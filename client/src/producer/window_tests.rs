@@ -224,7 +224,7 @@ fn first_outcome_of_a_message_stands() {
 }
 
 #[test]
-fn refusal_of_what_is_settled_asks_for_nothing() {
+fn refusal_of_what_is_settled_changes_no_outcome_and_is_a_hole_all_the_same() {
     let mut bench = Bench::new(eager());
     bench.push("a");
     bench.push("b");
@@ -232,7 +232,11 @@ fn refusal_of_what_is_settled_asks_for_nothing() {
     bench.answer(vec![committed(0, 1), refused(1, 1, ErrorCode::NotLeader)]);
     bench.window.handle_retry();
     bench.send_all();
-    assert_eq!(bench.answer(vec![refused(0, 1, ErrorCode::OutOfSequence), committed(1, 1)]), Next::Continue);
+    assert_eq!(bench.answer(vec![refused(0, 1, ErrorCode::OutOfSequence), committed(1, 1)]), Next::Wait);
+    assert_eq!((bench.outcome(0), bench.outcome(1)), (Some(COMMITTED), Some(COMMITTED)));
+    bench.window.handle_retry();
+    assert_eq!(bench.send_all(), [batch(1, &["a", "b"])]);
+    bench.answer(vec![committed(0, 2)]);
     assert!(bench.window.is_empty());
 }
 
@@ -286,6 +290,29 @@ fn unknown_answer_is_retried() {
     bench.answer(vec![Outcome { duplicate: true, ..committed(0, 1) }]);
     assert_eq!(bench.outcome(0), Some(Ok(Receipt { position: None, duplicate: true })));
     assert_eq!(bench.window.summary().duplicates, 1);
+}
+
+#[test]
+fn what_was_committed_and_is_in_doubt_again_comes_again_before_anything_behind_it() {
+    let mut bench = Bench::new(ProducerOptions { unanswered_requests_max: 1, ..ProducerOptions::default() });
+    bench.send_each(&["x"]);
+    ["a", "b"].into_iter().for_each(|payload| bench.push(payload));
+    bench.answer(vec![committed(0, 1)]);
+    bench.send().expect("both");
+    bench.push("c");
+    let doubt =
+        |first| Outcome { code: ErrorCode::NotLeader.into(), retry: true, ..outcome(first, 1, OutcomeKind::Unknown) };
+    assert_eq!(bench.answer(vec![committed(0, 1), doubt(1)]), Next::Wait);
+    assert_eq!(bench.outcome(1), Some(COMMITTED));
+    bench.window.handle_retry();
+    assert_eq!(bench.send_all(), [batch(2, &["a", "b"])]);
+    // The leader has changed once more: of `a` its node does not know any more that it was committed.
+    assert_eq!(bench.answer(vec![doubt(0), committed(1, 1)]), Next::Wait);
+    assert_eq!(bench.outcome(2), Some(COMMITTED));
+    bench.window.handle_retry();
+    assert_eq!(bench.send_all(), [batch(2, &["a", "b"])], "what is behind them would be refused for ever");
+    bench.answer(vec![committed(0, 2)]);
+    assert_eq!(bench.send_all(), [batch(4, &["c"])]);
 }
 
 #[test]

@@ -249,7 +249,7 @@ impl World {
             leaders: self.vbuckets.iter().map(|vbucket| u32::try_from(place(vbucket.leader)).unwrap()).collect(),
             epochs: vec![1; VBUCKETS.into()],
             // What shares its fate changes with every map.
-            groups: (0..u32::from(VBUCKETS)).map(|vbucket| (vbucket + self.version as u32) / 2 % 3).collect(),
+            groups: (0..u64::from(VBUCKETS)).map(|at| u32::try_from((at + self.version) / 2 % 3).unwrap()).collect(),
         });
         self.router.handle_map(&map.unwrap(), self.now);
     }
