@@ -36,7 +36,7 @@ pub(crate) fn topology(map: &ClusterMap) -> TopologyResponse {
 
 /// Groups of a leader whose copies are at different nodes, at the most: a client sends each in a stream of its own.
 const GROUPS_MAX: usize = 8;
-/// The group of vbuckets that are about to move.
+/// The group of vbuckets of which another is about to lead.
 const MOVING: u32 = 0;
 
 /// Per vbucket, a number that it shares with those of its leader whose copies are at the same nodes.
@@ -61,7 +61,7 @@ fn leader_of(vbucket: &VBucket) -> Option<NodeId> {
     vbucket.leader.map(|leader| leader.node)
 }
 
-/// The nodes with a copy, ascending; `None` when that, or who leads, is about to change.
+/// The nodes with a copy, ascending; `None` when another is about to lead.
 fn copies(vbucket: &VBucket) -> Option<Vec<NodeId>> {
     let sorted = |nodes: &[NodeId]| {
         let mut nodes = nodes.to_vec();
@@ -71,6 +71,5 @@ fn copies(vbucket: &VBucket) -> Option<Vec<NodeId>> {
     let copies = sorted(&vbucket.replicas);
     let preferred = vbucket.target.leader();
     let returns = vbucket.isr.iter().any(|member| Some(member.node) == preferred) && preferred != leader_of(vbucket);
-    let is_moving = !vbucket.learners.is_empty() || copies != sorted(&vbucket.target.0) || returns;
-    (!is_moving).then_some(copies)
+    (!returns).then_some(copies)
 }

@@ -29,7 +29,9 @@ pub async fn run(plan: Plan) -> Result<Verdict, HarnessError> {
         stage.verdict.spread("push while nothing moves", &mut quiet);
         let from = stage.workload.clock.now();
         let joined = [stage.cluster.join_node()?, stage.cluster.join_node()?];
-        let is_grown = |map: &ClusterMap| map.nodes().count() == 5 && is_settled(map);
+        // Before the targets are changed everything is in its place.
+        let have_copies = |map: &ClusterMap| map.nodes().all(|(id, _)| map.copies_at(id) > 0);
+        let is_grown = |map: &ClusterMap| map.nodes().count() == 5 && have_copies(map) && is_settled(map);
         let map = until_map(&mut stage.cluster, "five nodes are balanced", MOVES_LIMIT, is_grown).await?;
         let mut joining = latencies(&stage.workload, &(from..stage.workload.clock.now()));
         check_balance(&map, "with five nodes", &mut unbalanced);

@@ -137,6 +137,8 @@ impl Steward {
         let moves = self.group.replicated.with(|machine| machine.state().next_moves(MoveLimits::default()));
         for command in moves {
             self.group.write(Request::Command(command)).await?;
+            // Each change of the map is work for every node, and those who push are to notice as little as may be.
+            tokio::time::sleep(timing::MOVE_PACE).await;
         }
         if self.version() == version {
             // Nothing to move, or all of it was refused: the next change may make it possible.

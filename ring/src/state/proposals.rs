@@ -26,13 +26,13 @@ pub struct MoveLimits {
     pub learners: usize,
     /// Of these, vbuckets being copied to any one node. Default 64. Raised: likewise.
     pub learners_per_node: usize,
-    /// Leaderships transferred by one proposal. Default 64. Raised: more pushes wait at the same time.
+    /// Leaderships transferred by one proposal. Default 4. Raised: more pushes wait at the same time.
     pub transfers: usize,
 }
 
 impl Default for MoveLimits {
     fn default() -> Self {
-        Self { learners: 256, learners_per_node: 64, transfers: 64 }
+        Self { learners: 256, learners_per_node: 64, transfers: 4 }
     }
 }
 
