@@ -76,6 +76,16 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
         Unit::Count,
         "Messages that left the memory. What subscribers have not read by then they miss, with a gap: raise --memory to keep more.",
     ),
+    (
+        "broky_relay_sent_messages_total",
+        Unit::Count,
+        "Messages led here and handed to nodes that do not hold them, for their subscribers.",
+    ),
+    (
+        "broky_relay_received_messages_total",
+        Unit::Count,
+        "Messages taken from their leaders for subscribers here. High: subscribe where the data is.",
+    ),
     ("broky_delivery_messages_total", Unit::Count, "Messages handed to subscribers' connections."),
     ("broky_delivery_bytes_total", Unit::Bytes, "Bytes handed to subscribers' connections."),
     (
@@ -168,6 +178,8 @@ fn record(snapshot: &Snapshot) {
     counter!("broky_log_blocks_total").absolute(sum(|w| w.shard.blocks));
     counter!("broky_log_block_bytes_total").absolute(sum(|w| w.shard.block_bytes));
     counter!("broky_log_evicted_messages_total").absolute(sum(|w| w.shard.evicted_messages));
+    counter!("broky_relay_sent_messages_total").absolute(sum(|w| w.delivery.relayed_messages));
+    counter!("broky_relay_received_messages_total").absolute(sum(|w| w.shard.relayed_messages));
     counter!("broky_delivery_messages_total").absolute(sum(|w| w.delivery.delivered_messages));
     counter!("broky_delivery_bytes_total").absolute(sum(|w| w.delivery.delivered_bytes));
     counter!("broky_delivery_gaps_total").absolute(sum(|w| w.delivery.gaps));

@@ -9,12 +9,12 @@ use crate::node::ServedNode;
 use crate::process::{Process, Signal, command, run, until};
 
 /// Addresses that are free now.
-fn free(count: usize) -> Vec<String> {
+pub(crate) fn free(count: usize) -> Vec<String> {
     let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
 }
 
-fn http(address: &str, request: &str) -> String {
+pub(crate) fn http(address: &str, request: &str) -> String {
     let Ok(mut stream) = TcpStream::connect(address) else { return String::new() };
     let _ = stream.write_all(request.as_bytes());
     let mut answer = String::new();

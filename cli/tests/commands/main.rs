@@ -5,6 +5,7 @@
 mod blocked;
 mod cluster;
 mod demo;
+mod elsewhere;
 mod ends;
 mod json;
 mod leaving;

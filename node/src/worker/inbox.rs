@@ -89,6 +89,8 @@ impl Worker {
 
     fn take_mirror(&self, from: ShardId, news: Vec<Mirror>, cut: Option<BlockSeq>) {
         let feed = FeedId(from.0);
+        // What another worker's readers ask for may have to come from other nodes.
+        let has_wants = news.iter().any(|mirror| matches!(mirror, Mirror::Wants { .. }));
         self.act(|shard, out| {
             for mirror in news {
                 shard.handle_mirror(feed, mirror, out);
@@ -97,6 +99,9 @@ impl Worker {
                 shard.handle_mirror_cut(feed, through, out);
             }
         });
+        if has_wants {
+            self.look_after_upstreams();
+        }
     }
 
     fn logs(&self) -> Vec<HeldLog> {
