@@ -161,7 +161,12 @@ impl Shard {
                 if following.epoch == place.epoch && following.leader == leader => {}
             (Role::Leader(_) | Role::Follower(_) | Role::Idle, Some(leader)) => {
                 replica.follow(place.epoch, leader);
-                self.lose_waiters(id);
+                // Where the lead was handed over, the next leader holds most likely what is not committed yet, and commits
+                // it: whoever waits is told by that. What it lacks is cut off when it attaches this copy, and then they are
+                // told that nobody knows. A leader that was deposed is not in the ISR: it answers nothing more.
+                if !place.isr.contains(&me) {
+                    self.lose_waiters(id);
+                }
             }
             (Role::Leader(_) | Role::Follower(_) | Role::Idle, None) => {
                 replica.rest();

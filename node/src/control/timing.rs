@@ -37,7 +37,7 @@ pub(crate) const LEADERLESS: Duration = Duration::from_secs(2);
 /// Time that somebody has to register who is in the raft group and in no map.
 pub(crate) const UNREGISTERED: Duration = Duration::from_secs(10);
 /// Between two steps of moving copies and leaders.
-pub(crate) const MOVE_PACE: Duration = Duration::from_millis(25);
+pub(crate) const MOVE_PACE: Duration = Duration::from_millis(40);
 /// A node dead for this long has its copies rebuilt elsewhere.
 pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(300);
 

@@ -113,7 +113,11 @@ fn map_is_pulled_from_a_peer_and_never_goes_back() {
 fn deposed_leader_gets_the_map_from_whoever_leads_in_its_place_or_else_from_others() {
     let (_, mut instances, first) = three();
     // Each knows the old map, is in no group, and finds nobody to bring it a newer one.
-    let old = instances[first].map();
+    let old = until("everything is placed", || {
+        let map = instances[first].map();
+        let is_placed = map.vbuckets().all(|(_, vb)| vb.leader.is_some() && vb.isr.len() > 1);
+        is_placed.then_some(map)
+    });
     let deposed = || {
         let mut spec = Spec::lone("deposed");
         spec.config.join = vec![free_address().to_string()];
