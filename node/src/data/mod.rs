@@ -31,6 +31,15 @@ pub(crate) enum Method {
 impl Method {
     const ALL: [Self; 4] = [Self::Replicate, Self::Forward, Self::Relay, Self::History];
 
+    /// What a stream may be sent before its reader has taken it, in bytes.
+    fn window(self) -> u32 {
+        match self {
+            Self::Replicate | Self::Forward | Self::Relay => STREAM_WINDOW_BYTES,
+            // There may be many, and their readers may be slow.
+            Self::History => HISTORY_WINDOW_BYTES,
+        }
+    }
+
     fn path(self) -> &'static str {
         match self {
             Self::Replicate => "/broky.data.v1.Data/Replicate",
@@ -45,5 +54,6 @@ impl Method {
 const FRAME_BYTES_MAX: u32 = 4 << 20;
 /// What a follower may be sent before it has read: several blocks, so that the next is there when one was taken.
 const STREAM_WINDOW_BYTES: u32 = 32 << 20;
+const HISTORY_WINDOW_BYTES: u32 = 256 << 10;
 /// HTTP/2's own sign of life; the shards ping one another far more often.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(5);

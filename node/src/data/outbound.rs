@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{FRAME_BYTES_MAX, FrameQueue, KEEP_ALIVE, Method, STREAM_WINDOW_BYTES};
+use super::{FRAME_BYTES_MAX, FrameQueue, KEEP_ALIVE, Method};
 use crate::peer::{DialError, greet};
 use crate::worker::LocalExecutor;
 
@@ -44,8 +44,8 @@ pub(crate) async fn open(
         let stream = greet(address, hello).await?;
         let (mut sender, connection) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(STREAM_WINDOW_BYTES)
+            .initial_stream_window_size(method.window())
+            .initial_connection_window_size(method.window())
             .max_frame_size(FRAME_BYTES_MAX)
             .keep_alive_interval(KEEP_ALIVE)
             .handshake(TokioIo::new(stream))

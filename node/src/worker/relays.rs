@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use broky_delivery::RelayId;
 use broky_proto::error::Refusal;
@@ -12,8 +13,9 @@ use broky_proto::relay::{decode_history, decode_to_owner, decode_to_relay};
 use broky_proto::v1::ErrorCode;
 use broky_shard::{Frame, HistoryId, Outbox, UpstreamId};
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::Worker;
 use super::peers::{BACKOFF_MAX, BACKOFF_MIN, DIAL_TIMEOUT};
@@ -21,9 +23,13 @@ use crate::data::{self, FrameQueue, Method, Outbound};
 
 /// Deliveries of history that may wait for their subscriber.
 const BACKLOG_MAX: usize = 2;
+/// Streams of history that a worker has open at the same time. Raised, many subscriptions that are resumed at once begin
+/// sooner, and take more memory.
+const HISTORIES_MAX: usize = 128;
+/// Time a subscriber may take nothing before its stream is given up. It is opened again when the subscriber goes on.
+const STALLED: Duration = Duration::from_secs(5);
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Relays {
     /// Links to those who relay something to this worker, or the attempts to get them.
     links: RefCell<BTreeMap<Member, AbortHandle>>,
@@ -31,8 +37,23 @@ pub(super) struct Relays {
     next_id: Cell<u64>,
     /// Those whom this node relays something to, waiting for it.
     wakers: RefCell<HashMap<RelayId, Waker>>,
-    /// A subscriber has taken something.
+    /// A subscriber has taken something, or is gone.
     room: Notify,
+    /// Streams of history that may still be opened.
+    histories: Semaphore,
+}
+
+impl Default for Relays {
+    fn default() -> Self {
+        Self {
+            links: RefCell::default(),
+            queues: RefCell::default(),
+            next_id: Cell::default(),
+            wakers: RefCell::default(),
+            room: Notify::new(),
+            histories: Semaphore::new(HISTORIES_MAX),
+        }
+    }
 }
 
 impl Worker {
@@ -124,23 +145,33 @@ impl Worker {
     }
 
     async fn take_history(&self, name: HistoryId, member: Member, request: Bytes) -> bool {
+        // It is never closed.
+        let Ok(_permit) = self.relays.histories.acquire().await else { return false };
         let Some(address) = self.peer_address(member) else { return false };
         let queue = FrameQueue::default();
         queue.push(request.into());
         queue.close();
         let opened = data::open(&address, &self.hello_to(member), Method::History, &queue, DIAL_TIMEOUT).await;
         let Ok(mut stream) = opened else { return false };
+        let mut stalled_at = Instant::now() + STALLED;
         loop {
-            loop {
-                let room = self.relays.room.notified();
-                match self.shard.borrow().history_backlog(name) {
-                    None => return false,
-                    Some(backlog) if backlog < BACKLOG_MAX => break,
-                    Some(_) => {}
+            let room = self.relays.room.notified();
+            let backlog = self.shard.borrow().history_backlog(name);
+            let Some(backlog) = backlog else { return false };
+            if backlog >= BACKLOG_MAX {
+                if tokio::time::timeout_at(stalled_at, room).await.is_err() {
+                    return false;
                 }
-                room.await;
+                continue;
             }
-            match stream.next().await {
+            stalled_at = Instant::now() + STALLED;
+            let message = tokio::select! {
+                biased;
+                message = stream.next() => message,
+                // Whoever waits for it may be gone.
+                () = room => continue,
+            };
+            match message {
                 // The mark behind the last delivery.
                 Some(Ok(message)) if message.is_empty() => return true,
                 Some(Ok(message)) => self.act(|shard, out| shard.handle_history(name, message, out)),
