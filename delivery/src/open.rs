@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 
 use broky_proto::error::Refusal;
 use broky_proto::frame;
-use broky_proto::id::{ClusterId, Lineage, Offset, VBucketId};
+use broky_proto::id::{ClusterId, Lineage, Offset, VBucketCount, VBucketId};
 use broky_proto::limits::{KEY_PARTITIONS_MAX, PATTERNS_MAX};
 use broky_proto::v1::{self, ErrorCode, GapReason, OnSlow, start::Start};
 
 use crate::delivery::Delivery;
 use crate::feed::{BlockSeq, Feed, FeedId};
 use crate::fill::{Filling, Range};
-use crate::interest::{InterestId, InterestKey};
+use crate::interest::{InterestId, InterestKey, Interests};
 use crate::subscription::{AWAITED, Position, Resuming, Subscription, SubscriptionId};
 use crate::view::{View, is_fed_by};
 
@@ -26,6 +26,35 @@ struct Begin {
     elsewhere: Vec<(VBucketId, Range)>,
 }
 
+/// What is readable here, looked at once for all subscriptions that wait.
+struct Readiness {
+    count: VBucketCount,
+    feeds: u16,
+    /// Ascending.
+    lacking: Vec<VBucketId>,
+    /// Readable where the interest is known to who relays them. Ascending.
+    relayed: Vec<VBucketId>,
+    /// Per feed: whether there are such.
+    relayed_feeds: Vec<bool>,
+}
+
+impl Readiness {
+    /// Whether everything that an interest can want is readable.
+    fn is_enough_for(&self, interests: &Interests, id: InterestId) -> bool {
+        let Some(interest) = interests.get(id) else { return false };
+        let Some(wanted) = interest.key.vbuckets(self.count) else {
+            let mut feeds = self.relayed_feeds.iter().zip(&interest.covered);
+            return self.lacking.is_empty() && feeds.all(|(is_relayed, is_covered)| !is_relayed || *is_covered);
+        };
+        let is_covered = |vbucket: VBucketId| interest.covered.get(usize::from(vbucket.0 % self.feeds)) == Some(&true);
+        let is_readable = |vbucket: &VBucketId| {
+            self.lacking.binary_search(vbucket).is_err()
+                && (self.relayed.binary_search(vbucket).is_err() || is_covered(*vbucket))
+        };
+        wanted.iter().all(is_readable)
+    }
+}
+
 impl Delivery {
     /// Opens a subscription. Its first frame confirms it, with the cursors it starts from; it comes when everything that
     /// can be wanted is readable here ([`Delivery::has_begun`]).
@@ -37,7 +66,7 @@ impl Delivery {
         let interest = self.acquire(key);
         self.note_reader(interest);
         let id = self.insert(interest, open, true);
-        if self.is_ready_for(interest) {
+        if self.readiness().is_enough_for(&self.interests, interest) {
             if let Err(refusal) = self.begin(id, open) {
                 self.close(id);
                 return Err(refusal);
@@ -57,9 +86,13 @@ impl Delivery {
 
     /// Begins the subscriptions that wait for something to be readable here, if it is by now.
     pub(crate) fn begin_waiting(&mut self, wake: &mut Vec<SubscriptionId>) {
+        if self.opening.is_empty() {
+            return;
+        }
+        let readiness = self.readiness();
         for id in std::mem::take(&mut self.opening) {
             let Some(interest) = self.subscription(id).map(|subscription| subscription.interest) else { continue };
-            if !self.is_ready_for(interest) {
+            if !readiness.is_enough_for(&self.interests, interest) {
                 self.opening.push(id);
                 continue;
             }
@@ -158,18 +191,26 @@ impl Delivery {
         InterestKey::parse(&open.patterns, &open.key_partitions)
     }
 
-    /// Whether everything that an interest can want is readable here.
-    fn is_ready_for(&self, id: InterestId) -> bool {
-        let Some(interest) = self.interests.get(id) else { return false };
-        let vbuckets = self.config.vbuckets;
-        let is_covered = |vbucket: VBucketId| {
-            interest.covered.get(usize::from(vbucket.0 % self.config.feeds)).copied().unwrap_or_default()
+    fn readiness(&self) -> Readiness {
+        let (count, feeds) = (self.config.vbuckets, self.config.feeds);
+        let mut readiness = Readiness {
+            count,
+            feeds,
+            lacking: Vec::new(),
+            relayed: Vec::new(),
+            relayed_feeds: vec![false; feeds.into()],
         };
-        let lacks = |vbucket: VBucketId, view: &View| {
-            !view.is_ready || !view.is_whole() || view.is_relayed() && !is_covered(vbucket)
-        };
-        let mut lacking = vbuckets.iter().zip(&self.views).filter(|(vbucket, view)| lacks(*vbucket, view));
-        !lacking.any(|(vbucket, _)| interest.may_want_vbucket(vbucket, vbuckets))
+        for (vbucket, view) in count.iter().zip(&self.views) {
+            if !view.is_ready || !view.is_whole() {
+                readiness.lacking.push(vbucket);
+            } else if view.is_relayed() {
+                readiness.relayed.push(vbucket);
+                if let Some(feed) = readiness.relayed_feeds.get_mut(usize::from(vbucket.0 % feeds)) {
+                    *feed = true;
+                }
+            }
+        }
+        readiness
     }
 
     fn begin_live(&self) -> Begin {

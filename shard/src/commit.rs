@@ -68,8 +68,13 @@ impl Shard {
 
     fn deliver(&mut self, sealed: Sealed, out: &mut Outbox) {
         self.note_commit(&sealed);
-        for (kind, sealed) in self.by_visibility(sealed) {
-            self.deliver_as(kind, sealed, out);
+        match self.visibility(&sealed.block) {
+            Some(kind) => self.deliver_as(kind, sealed, out),
+            None => {
+                for (kind, part) in self.divide_by_visibility(sealed) {
+                    self.deliver_as(kind, part, out);
+                }
+            }
         }
         self.wake_relays(out);
     }

@@ -77,17 +77,23 @@ impl Shard {
         Some((part.finish()?, next))
     }
 
-    /// A committed block as readers see it: the part that they do not, and then the part that they do.
-    pub(crate) fn by_visibility(&mut self, sealed: Sealed) -> Vec<(Kind, Sealed)> {
+    /// What a committed block is to readers; `None` when they see a part of it.
+    pub(crate) fn visibility(&self, block: &Block) -> Option<Kind> {
         let (mut hidden, mut shown) = (false, false);
-        for run in sealed.block.runs.iter() {
+        for run in block.runs.iter() {
             let below = self.delivery.hidden_below(run.vbucket);
             hidden |= run.first < below;
             shown |= run.end() > below;
         }
-        if !hidden || !shown {
-            return vec![(if hidden { Kind::Hidden } else { Kind::Log }, sealed)];
+        match (hidden, shown) {
+            (true, true) => None,
+            (true, false) => Some(Kind::Hidden),
+            (false, _) => Some(Kind::Log),
         }
+    }
+
+    /// The part of a committed block that readers do not see, and then the part that they do.
+    pub(crate) fn divide_by_visibility(&mut self, sealed: Sealed) -> Vec<(Kind, Sealed)> {
         let Sealed { block, waiting, .. } = sealed;
         let is_hidden = |vbucket, offset| offset < self.delivery.hidden_below(vbucket);
         let parts = [
