@@ -41,9 +41,9 @@ impl Shard {
     /// Looks at what time does to links and ISRs. Call it every [`TICK`] in a cluster of several nodes.
     pub fn handle_tick(&mut self, now: Timestamp, out: &mut Outbox) {
         self.now = self.now.max(now);
-        for member in self.wanted_sessions() {
-            if !self.sessions.values().any(|session| session.member == member) {
-                self.absent.entry(member).or_insert(Absent { since: self.now, is_refused: false });
+        for member in &self.wanted_sessions {
+            if !self.sessions.values().any(|session| session.member == *member) {
+                self.absent.entry(*member).or_insert(Absent { since: self.now, is_refused: false });
             }
         }
         for id in self.sessions.keys().copied().collect::<Vec<SessionId>>() {

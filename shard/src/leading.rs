@@ -57,7 +57,7 @@ impl Shard {
 
     /// Asks a follower about every vbucket that is to be attached.
     pub(crate) fn ask(&mut self, id: SessionId, out: &mut Outbox) {
-        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(session) = self.sessions.get(&id).filter(|session| !session.is_settled()) else { return };
         let asked = session.stages().filter(|(_, stage)| *stage == Stage::Asked);
         let epoch = |vbucket: VBucketId| self.replica(vbucket).map(|replica| replica.epoch().0).unwrap_or_default();
         let vbuckets: Vec<_> =

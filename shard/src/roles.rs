@@ -75,6 +75,7 @@ impl Shard {
                 has_changed = true;
             }
         }
+        self.wanted_sessions = self.find_wanted_sessions();
         if has_changed {
             self.pending.note_uneven();
             for id in self.sessions.keys().copied().collect::<Vec<SessionId>>() {
@@ -235,7 +236,11 @@ impl Shard {
 
     /// The processes to which this shard needs a link, ascending.
     #[must_use]
-    pub fn wanted_sessions(&self) -> Vec<Member> {
+    pub fn wanted_sessions(&self) -> &[Member] {
+        &self.wanted_sessions
+    }
+
+    fn find_wanted_sessions(&self) -> Vec<Member> {
         let me = self.config.me;
         let led = self.places.iter().filter(|place| place.leader == Some(me) && place.is_held);
         let mut nodes: Vec<NodeId> = led.flat_map(|place| place.others.iter().copied()).collect();

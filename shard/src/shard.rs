@@ -55,6 +55,8 @@ pub struct Shard {
     pub(crate) members: Vec<Member>,
     /// Nodes that may not enter an ISR: fenced, or being drained.
     pub(crate) barred: Vec<NodeId>,
+    /// Processes to which a link is needed, ascending.
+    pub(crate) wanted_sessions: Vec<Member>,
     /// Per vbucket: what the map says.
     pub(crate) places: Vec<Place>,
     /// Per vbucket: the epoch in which links to followers replicate it.
@@ -119,6 +121,7 @@ impl Shard {
             map_version: MapVersion(0),
             members: Vec::new(),
             barred: Vec::new(),
+            wanted_sessions: Vec::new(),
             places: vec![Place::default(); vbuckets.len()],
             staged: vec![Epoch::default(); vbuckets.len()],
             replicas: vbuckets.iter().map(|_| None).collect(),

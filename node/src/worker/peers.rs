@@ -148,7 +148,7 @@ impl Worker {
 
     /// Dials whom the shard wants a link to, and gives up the links it wants no more.
     fn link_up(self: &Rc<Self>) {
-        let wanted = self.shard.borrow().wanted_sessions();
+        let wanted = self.shard.borrow().wanted_sessions().to_vec();
         let mut links = self.peers.links.borrow_mut();
         links.retain(|member, link| {
             let is_wanted = wanted.contains(member);

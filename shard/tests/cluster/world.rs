@@ -120,7 +120,7 @@ impl World {
         if self.nodes[node].is_paused {
             return;
         }
-        let wanted = shard.wanted_sessions();
+        let wanted = shard.wanted_sessions().to_vec();
         let obsolete = self.network.links.iter().filter(|(_, l)| l.from == node && !wanted.contains(&l.member));
         for session in obsolete.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.cut(session, false);
