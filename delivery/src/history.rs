@@ -163,13 +163,7 @@ impl Delivery {
     ) {
         let since = self.tail(feed);
         let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return };
-        let gap = v1::Gap {
-            vbucket: u32::from(vbucket.0),
-            lineage: view.seen().lineage.0,
-            from: view.seen().end.0,
-            to: base.0,
-            reason: GapReason::Lost.into(),
-        };
+        let gap = gap_to(vbucket, view, base, GapReason::Lost);
         view.replace_log(lineage, base, since);
         let is_relayed = view.is_relayed();
         if !is_relayed {
@@ -185,13 +179,7 @@ impl Delivery {
     /// Goes on at `next`: what lies before it is not to be had any more, here or at the leader.
     pub fn skip_to(&mut self, feed: FeedId, vbucket: VBucketId, next: Offset, wake: &mut Vec<SubscriptionId>) {
         let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return };
-        let gap = v1::Gap {
-            vbucket: u32::from(vbucket.0),
-            lineage: view.seen().lineage.0,
-            from: view.seen().end.0,
-            to: next.0,
-            reason: GapReason::Evicted.into(),
-        };
+        let gap = gap_to(vbucket, view, next, GapReason::Evicted);
         view.log.skip_to(next);
         if view.is_relayed() {
             return;
@@ -205,13 +193,7 @@ impl Delivery {
     pub fn lose_until(&mut self, vbucket: VBucketId, next: Offset, reason: GapReason, wake: &mut Vec<SubscriptionId>) {
         let feed = self.feed_of(vbucket);
         let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return };
-        let gap = v1::Gap {
-            vbucket: u32::from(vbucket.0),
-            lineage: view.seen().lineage.0,
-            from: view.seen().end.0,
-            to: next.0,
-            reason: reason.into(),
-        };
+        let gap = gap_to(vbucket, view, next, reason);
         view.skip_seen_to(next);
         self.note_gap(feed, gap, wake);
     }
@@ -246,4 +228,11 @@ impl Delivery {
             }
         }
     }
+}
+
+/// From where what readers see of a vbucket ends to where it goes on.
+fn gap_to(vbucket: VBucketId, view: &View, next: Offset, reason: GapReason) -> v1::Gap {
+    let seen = view.seen();
+    let (lineage, from, reason) = (seen.lineage.0, seen.end.0, reason.into());
+    v1::Gap { vbucket: u32::from(vbucket.0), lineage, from, to: next.0, reason }
 }

@@ -56,7 +56,7 @@ pub enum Relayed {
         /// What it asked for and cannot have.
         gaps: Vec<v1::Gap>,
     },
-    /// Nothing more of a vbucket comes from here, for now.
+    /// Nothing more of a vbucket comes from here until it is watched again.
     Left(VBucketId, u64),
 }
 
