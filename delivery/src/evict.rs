@@ -1,9 +1,10 @@
 //! Eviction: what happens to readers when the blocks they have not read leave the memory.
 //!
 //! A reader that is overtaken must be told exactly what it missed, long after those blocks are gone. What it has not
-//! been sent begins, in every vbucket, where the log started just before the first evicted block it had not read. So
-//! that vector of log starts is kept, once for all readers overtaken at the same block, and the gap is worked out when
-//! the reader comes back: from there to where the log starts by then.
+//! been sent begins, in every vbucket, where the log started just before the first evicted block it had not read, or
+//! where the first note of a gap begins that it had not come to. So that vector of starts is kept, once for all readers
+//! overtaken at the same block, and the gap is worked out when the reader comes back: from there to where the log, or a
+//! note, starts by then.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use broky_proto::v1::ErrorCode;
 use broky_proto::wire::{Fields, stored_messages};
 
 use crate::delivery::Delivery;
-use crate::feed::{Block, BlockSeq, FeedId};
+use crate::feed::{Block, BlockSeq, Feed, FeedId};
 use crate::poll::wanted_pieces;
 use crate::subscription::{Position, SubscriptionId};
 use crate::view::{Kind, View};
@@ -59,10 +60,7 @@ impl Delivery {
             let history = self.subscriptions.get(index).and_then(|it| it.resuming.as_deref()?.history_at(feed, oldest));
             let from = match history {
                 Some(since) => self.starts_of(since),
-                None => {
-                    let starts = || self.views.iter().map(|view| view.seen().start).collect();
-                    shared.get_or_insert_with(starts).clone()
-                }
+                None => shared.get_or_insert_with(|| self.starts(|_, view| view.seen().start)).clone(),
             };
             let from = if skip > 0 { self.after_part(index, feed, oldest, skip, &from) } else { from };
             if let Some(subscription) = self.subscriptions.get_mut(index)
@@ -78,10 +76,21 @@ impl Delivery {
 
     /// Where what a reader of history has not read begins: in the logs that it reads, and in what it sees of others.
     fn starts_of(&self, since: &[BlockSeq]) -> Arc<[Offset]> {
-        let start = |(view, since): (&View, &BlockSeq)| {
-            if *since == view.since { view.seen().start.min(view.log.start) } else { view.seen().start }
-        };
-        self.views.iter().zip(since).map(start).collect()
+        self.starts(|at, view| match since.get(at) {
+            Some(since) if *since == view.since => view.seen().start.min(view.log.start),
+            Some(_) | None => view.seen().start,
+        })
+    }
+
+    /// Where that begins, per vbucket, which a reader gets who goes on at the oldest block: messages, or notes of gaps.
+    pub(crate) fn starts(&self, start: impl Fn(usize, &View) -> Offset) -> Arc<[Offset]> {
+        let mut starts: Vec<Offset> = self.views.iter().enumerate().map(|(at, view)| start(at, view)).collect();
+        for gap in self.feeds.iter().flat_map(Feed::gaps) {
+            if let Some(start) = starts.get_mut(gap.vbucket as usize) {
+                *start = (*start).min(Offset(gap.from));
+            }
+        }
+        starts.into()
     }
 
     /// The log starts `from`, moved behind the first `skip` messages that the reader was sent of `seq`.

@@ -3,6 +3,7 @@
 //! Every reader of a source follows the same feed at its own position, so a slow reader costs no memory: what it has
 //! not read simply leaves at the old end, and the reader is told. Blocks are shared, never copied per reader.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use broky_proto::frame::PREFIX_LEN;
@@ -118,6 +119,8 @@ pub(crate) struct Slot {
 pub(crate) struct Feed {
     oldest: BlockSeq,
     slots: Chunked<Slot>,
+    /// Where notes of gaps stand, ascending.
+    notes: VecDeque<BlockSeq>,
     /// Blocks below have forgotten what matched.
     matches_floor: BlockSeq,
     /// Bytes that the remembered matches have copied together.
@@ -167,8 +170,14 @@ impl Feed {
     /// Notes offsets that nobody gets who reads past here.
     pub(crate) fn push_gaps(&mut self, gaps: Box<[v1::Gap]>) {
         let seq = self.tail();
+        self.notes.push_back(seq);
         self.slots.push_back(Slot { kind: Kind::Relayed, block: Block::empty(), matches: None, gaps: Some(gaps) });
         self.forget_matches(seq);
+    }
+
+    /// Gaps noted in this feed that somebody may still read past.
+    pub(crate) fn gaps(&self) -> impl Iterator<Item = &v1::Gap> {
+        self.notes.iter().filter_map(|seq| self.slot(*seq)?.gaps.as_deref()).flatten()
     }
 
     /// Notes that `bytes` were copied together for a reader of some block.
@@ -196,6 +205,9 @@ impl Feed {
     pub(crate) fn pop(&mut self) -> Option<(Kind, Block)> {
         let slot = self.slots.pop_front()?;
         self.gathered_bytes -= slot.matches.map_or(0, |matches| matches.gathered_bytes());
+        if self.notes.front() == Some(&self.oldest) {
+            self.notes.pop_front();
+        }
         self.oldest = self.oldest.next();
         Some((slot.kind, slot.block))
     }

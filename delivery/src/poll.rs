@@ -323,13 +323,13 @@ impl Delivery {
             Some(resuming) => from.max(resuming.start_of(vbucket)),
             None => from,
         };
-        let seen = vbuckets.iter().zip(from).zip(&self.views);
+        let starts = self.starts(|_, view| view.seen().start);
+        let seen = vbuckets.iter().zip(from).zip(self.views.iter().zip(starts.iter()));
         seen.filter(|((vbucket, _), _)| is_fed_by(*vbucket, feed.0, self.config.feeds))
             .filter(|((vbucket, _), _)| interest.is_none_or(|interest| interest.may_want_vbucket(*vbucket, vbuckets)))
-            .map(|((vbucket, from), view)| (vbucket, begin(vbucket, *from), view))
-            .map(|(vbucket, from, view)| {
-                let to = resuming.map_or(view.seen().start, |resuming| view.seen().start.min(resuming.end_of(vbucket)));
-                (vbucket, from, to, view.seen())
+            .map(|((vbucket, from), (view, start))| {
+                let to = resuming.map_or(*start, |resuming| resuming.end_of(vbucket).min(*start));
+                (vbucket, begin(vbucket, *from), to, view.seen())
             })
             .filter(|(_, from, to, _)| from < to)
             .map(|(vbucket, from, to, seen)| v1::Gap {

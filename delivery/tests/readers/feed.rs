@@ -6,7 +6,7 @@ use broky_delivery::{
 };
 use broky_proto::frame::{PREFIX_LEN, prefix};
 use broky_proto::id::{ClusterId, Epoch, Incarnation, Lineage, Offset, Token, VBucketCount, VBucketId};
-use broky_proto::v1::{self, start::Start};
+use broky_proto::v1::{self, GapReason, start::Start};
 use broky_proto::wire::{Fields, Stored, append_stored, scan_push, stored_messages};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -70,6 +70,12 @@ impl Feed {
     pub(crate) fn begin_relayed(&mut self, next: u64) {
         let history = History { lineage: Lineage(2), epoch: Epoch(1), base: Offset(0) };
         self.delivery.begin_relayed(VBUCKET, history, Offset(next), Vec::new(), &mut Vec::new());
+    }
+
+    /// What comes next is at `next`; readers are told of what lies between.
+    pub(crate) fn lose_until(&mut self, next: u64) {
+        self.delivery.lose_until(VBUCKET, Offset(next), GapReason::Evicted, &mut Vec::new());
+        self.next = next;
     }
 
     /// Takes what the owner has for its relay.

@@ -113,3 +113,34 @@ fn part_of_the_history_ends_by_itself() {
     assert_eq!(feed.read_all(part), [2, 4, 6, 8]);
     assert!(matches!(feed.delivery.poll(part), Poll::Done));
 }
+
+#[test]
+fn reader_that_is_overtaken_before_notes_of_gaps_is_told_of_each_offset_once() {
+    for evicted in 1..=4 {
+        let mut feed = Feed::new(0);
+        feed.fall_behind();
+        feed.begin_relayed(0);
+        let reader = subscribe(&mut feed, "*");
+        for want in feed.delivery.take_wants() {
+            let broky_delivery::Want::Begun(want, _) = want else { panic!("nothing was closed") };
+            feed.delivery.set_covered(want, broky_delivery::FeedId(0), &mut Vec::new());
+        }
+        assert!(feed.read(reader).confirmed.is_some());
+        [3, 5, 9].into_iter().for_each(|next| feed.lose_until(next));
+        feed.block_as(Kind::Relayed, &["a"]);
+        feed.block_as(Kind::Relayed, &["a"]);
+        feed.evict(evicted);
+        let mut next = 0;
+        while next < 11 {
+            let told = feed.read(reader);
+            for gap in &told.gaps {
+                assert_eq!(gap.from, next, "{evicted} evicted: {:?}", told.gaps);
+                next = gap.to;
+            }
+            for message in &told.messages {
+                assert_eq!(message.offset, next);
+                next += 1;
+            }
+        }
+    }
+}
