@@ -139,8 +139,7 @@ impl Shared {
                 continue;
             }
             self.wait_for(format!("the cluster at {address}: it has no leader that could register this node"));
-            let promised = lock(&self.place).promised.as_ref().map(|promised| promised.group.clone());
-            let raft = promised.filter(|group| group.id.0 == *answer.group).map_or(raft, |group| group.raft_id);
+            let raft = self.raft_id_in(&answer.group).unwrap_or(raft);
             if self.join_at(address, raft).await {
                 return true;
             }
@@ -149,6 +148,15 @@ impl Shared {
             self.found_if_complete(&answers).await;
         }
         false
+    }
+
+    /// The raft id that this process has in a group: one that it has promised itself to, or goes by already. The founding
+    /// may have come to its end since others were asked, and who then registers under another id takes its own place in
+    /// the group away for a while.
+    fn raft_id_in(&self, group: &[u8]) -> Option<RaftId> {
+        let place = lock(&self.place);
+        let promised = place.promised.as_ref().map(|promised| &promised.group);
+        place.group.iter().chain(promised).find(|it| it.id.0 == *group).map(|it| it.raft_id)
     }
 
     /// Founds a cluster if everybody who is expected is there and this process is the one to do it.
