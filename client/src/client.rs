@@ -166,7 +166,7 @@ impl Client {
             lanes.finished().await;
         }
         self.shared.feed.stop();
-        self.shared.pool.clear();
+        self.shared.pool.close();
     }
 
     /// Makes sure that some node answers.

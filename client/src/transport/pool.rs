@@ -28,13 +28,21 @@ pub(crate) enum Dialing {
 pub(crate) struct Pool {
     addresses: Mutex<Addresses>,
     settings: Settings,
-    connections: Mutex<Vec<Connection>>,
+    kept: Mutex<Kept>,
     /// Held while a shared connection is made, so that those who come meanwhile use it instead of making their own.
     dialing: tokio::sync::Mutex<()>,
     /// Wakes whoever relies on an address when one failed.
     failed: Notify,
     /// Tells each address that was silent when it should have answered.
     silent: broadcast::Sender<Arc<str>>,
+}
+
+/// The connections that may be used again.
+#[derive(Default)]
+struct Kept {
+    connections: Vec<Connection>,
+    /// None is kept any more. Whoever was dialing when the client was closed may come with one later.
+    is_closed: bool,
 }
 
 /// How long to wait for another's dialing before dialing oneself: far longer than a connection takes, far shorter than
@@ -70,7 +78,7 @@ impl Pool {
         Self {
             addresses: Mutex::new(Addresses::new(addresses)),
             settings,
-            connections: Mutex::default(),
+            kept: Mutex::default(),
             dialing: tokio::sync::Mutex::new(()),
             failed: Notify::new(),
             silent: broadcast::Sender::new(SILENCES_MAX),
@@ -88,6 +96,9 @@ impl Pool {
         let fits = |address: &str| {
             avoid != Some(address) && wanted.is_none_or(|wanted| wanted == address) && self.is_trusted(address)
         };
+        if self.kept().is_closed {
+            return Err(ConnectError::Closed);
+        }
         if let Some(found) = self.find(dialing, fits) {
             return Ok(found);
         }
@@ -154,18 +165,23 @@ impl Pool {
         self.settings.connect_timeout
     }
 
-    /// Forgets every connection; those without streams close.
-    pub(crate) fn clear(&self) {
-        self.connections().clear();
+    /// Forgets every connection, for good; those without streams close.
+    pub(crate) fn close(&self) {
+        let mut kept = self.kept();
+        kept.is_closed = true;
+        kept.connections.clear();
     }
 
     /// Puts a connection at the disposal of whoever comes next.
     pub(crate) fn keep(&self, connection: &Connection) {
-        self.connections().push(connection.clone());
+        let mut kept = self.kept();
+        if !kept.is_closed {
+            kept.connections.push(connection.clone());
+        }
     }
 
     fn find(&self, dialing: Dialing, fits: impl Fn(&str) -> bool) -> Option<(Connection, Lease)> {
-        let mut connections = self.connections();
+        let connections = &mut self.kept().connections;
         connections.retain(Connection::is_usable);
         let has_room = |connection: &Connection| match dialing {
             Dialing::Dedicated => connection.leases() == 0,
@@ -201,7 +217,7 @@ impl Pool {
         let mut addresses = self.order(None, avoid);
         let is_connected = |address: &str| {
             let leads_there = |connection: &Connection| connection.is_usable() && **connection.address() == *address;
-            self.connections().iter().any(leads_there)
+            self.kept().connections.iter().any(leads_there)
         };
         addresses.sort_by_cached_key(|address| {
             let is_fit = avoid != Some(&**address) && self.is_trusted(address);
@@ -258,8 +274,8 @@ impl Pool {
         }
     }
 
-    fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn addresses(&self) -> MutexGuard<'_, Addresses> {
@@ -269,10 +285,12 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
     use super::*;
 
-    #[tokio::test]
-    async fn silence_is_heard_of_when_others_are_noted_before_and_behind_it() {
+    fn empty_pool() -> Pool {
         let settings = Settings {
             connect_timeout: Duration::from_secs(1),
             stream_window_bytes: 1 << 16,
@@ -280,7 +298,28 @@ mod tests {
             keep_alive_interval: Duration::from_secs(1),
             keep_alive_timeout: Duration::from_secs(1),
         };
-        let pool = Pool::new(Vec::new(), settings);
+        Pool::new(Vec::new(), settings)
+    }
+
+    #[tokio::test]
+    async fn connection_made_while_the_client_closes_is_not_kept() {
+        let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: Arc<str> = node.local_addr().unwrap().to_string().into();
+        let pool = empty_pool();
+        let connection = pool.dial(&address).await.unwrap();
+        let (mut socket, _) = node.accept().await.unwrap();
+        pool.close();
+        pool.keep(&connection);
+        drop(connection);
+        let ended = async { while socket.read(&mut [0; 1024]).await.is_ok_and(|bytes| bytes > 0) {} };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
+        let refused = pool.connection(Dialing::Shared, None, None).await.err().unwrap();
+        assert_eq!(refused, ConnectError::Closed);
+    }
+
+    #[tokio::test]
+    async fn silence_is_heard_of_when_others_are_noted_before_and_behind_it() {
+        let pool = empty_pool();
         let addresses = ["a:1", "b:1", "c:1"].map(Arc::from);
         let mut silences = addresses.each_ref().map(|address| pool.silences(address));
         addresses.iter().for_each(|address| pool.handle_silence(address));
