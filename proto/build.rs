@@ -17,6 +17,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure().bytes(".broky.peer.v1").build_transport(false).compile_fds(peers)?;
     let data = ["broky/data/v1/replicate.proto", "broky/data/v1/forward.proto", "broky/data/v1/relay.proto"];
     let data = protox::compile(data, ["."])?;
-    tonic_prost_build::configure().bytes(".broky.data.v1").build_server(false).build_client(false).compile_fds(data)?;
+    tonic_prost_build::configure()
+        .bytes(".broky.data.v1")
+        .boxed(".broky.data.v1.ToFollower.frame.block")
+        .build_server(false)
+        .build_client(false)
+        .compile_fds(data)?;
     Ok(())
 }

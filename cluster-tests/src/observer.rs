@@ -25,8 +25,12 @@ use crate::supervisor::Supervisor;
 
 /// Time that one question may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// How often the map is looked at while something is waited for.
-const PERIOD: Duration = Duration::from_millis(20);
+/// How often the map is looked at while something is waited for: at first, and after a long wait. Whole maps of all nodes
+/// cost these, and whoever looks, a good part of a core when they are pulled all the time.
+const PERIOD_MIN: Duration = Duration::from_millis(20);
+const PERIOD_MAX: Duration = Duration::from_millis(500);
+/// One look for each twentieth of the time waited: what takes long is known as exactly as what does not.
+const LOOKS: u32 = 20;
 /// More than any map takes.
 const MAP_BYTES_MAX: usize = 16 << 20;
 
@@ -108,7 +112,7 @@ pub async fn until_map(
     limit: Duration,
     is_met: impl Fn(&ClusterMap) -> bool,
 ) -> Result<ClusterMap, HarnessError> {
-    let deadline = Instant::now() + limit;
+    let begun = Instant::now();
     loop {
         let map = newest_map(cluster).await;
         if let Ok(map) = &map
@@ -117,11 +121,11 @@ pub async fn until_map(
             return Ok(map.clone());
         }
         cluster.check()?;
-        if Instant::now() > deadline {
+        if begun.elapsed() > limit {
             let seen = map.map_or_else(|error| error.to_string(), |map| describe(&map));
             return Err(HarnessError::Late { what: what.to_owned(), limit, seen });
         }
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep((begun.elapsed() / LOOKS).clamp(PERIOD_MIN, PERIOD_MAX)).await;
     }
 }
 

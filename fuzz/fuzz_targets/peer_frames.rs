@@ -54,7 +54,7 @@ fn check_block(block: &Replicated) {
     origins.into_iter().for_each(|origin| meta.push_origin(origin));
     let mut sent = encode_block(&meta, block.messages.len()).to_vec();
     sent.extend_from_slice(&block.messages);
-    assert_eq!(decode_to_follower(message(&sent)), Ok(to_follower::Frame::Block(block.clone())));
+    assert_eq!(decode_to_follower(message(&sent)), Ok(to_follower::Frame::Block(Box::new(block.clone()))));
 }
 
 fn check_forward(bytes: Bytes) {

@@ -373,7 +373,7 @@ impl Shell {
             GossipEvent::NewerMap { from, address, version } => {
                 let control = self.control.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = control.pull_map(&address.to_string()).await {
+                    if let Err(error) = control.hear_of_map(&address.to_string(), version).await {
                         tracing::debug!(%from, %version, %error, "a newer map was not to be had");
                     }
                 });

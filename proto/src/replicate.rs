@@ -224,7 +224,7 @@ mod tests {
             let received = deframer.next_message().unwrap().unwrap();
             let to_follower::Frame::Block(block) = decode_to_follower(received).unwrap() else { panic!("no block") };
             block.check().unwrap();
-            prop_assert_eq!(&block, &Replicated { messages: messages.into(), ..meta.clone() });
+            prop_assert_eq!(&*block, &Replicated { messages: messages.into(), ..meta.clone() });
             prop_assert_eq!(block.runs(VBucketCount::DEFAULT).unwrap().len(), runs);
             prop_assert_eq!(block.origins().unwrap().len(), runs);
         }

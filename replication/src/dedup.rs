@@ -116,6 +116,14 @@ impl Dedup {
         known.find(sequence, self.has_forgotten)
     }
 
+    /// Whether a message and everything behind it is certainly new: nothing of this producer was stored beyond, and nothing
+    /// is held up.
+    #[inline]
+    #[must_use]
+    pub fn is_frontier(&self, producer: ProducerId, sequence: Sequence) -> bool {
+        self.producers.get(&producer).is_none_or(|known| known.hole.is_none() && sequence > known.last)
+    }
+
     /// Notes that a message was stored at `offset`, while everything below `committed` is committed.
     #[inline]
     pub fn stored(&mut self, producer: ProducerId, sequence: Sequence, offset: Offset, committed: Offset) {
@@ -397,6 +405,16 @@ mod tests {
         dedup.stored_run(P, SequenceRun { first: Sequence(3), count: 3, offset: Offset(2) }, ALL);
         dedup.stored_run(P, SequenceRun { first: Sequence(9), count: 1, offset: Offset(5) }, ALL);
         assert_eq!(dedup.snapshot(), with(&[1, 2, 3, 4, 5, 9]).snapshot());
+    }
+
+    #[test]
+    fn frontier_is_where_nothing_was_stored_beyond_and_nothing_is_held_up() {
+        let mut dedup = with(&[1, 2, 7]);
+        assert!(dedup.is_frontier(ProducerId(2), Sequence(1)), "an unknown producer");
+        assert!(!dedup.is_frontier(P, Sequence(7)));
+        assert!(dedup.is_frontier(P, Sequence(8)));
+        dedup.refused(P, Sequence(9), Offset(3));
+        assert!(!dedup.is_frontier(P, Sequence(9)), "what was refused waits");
     }
 
     #[test]

@@ -241,6 +241,25 @@ impl Replica {
         Append::Stored(offset)
     }
 
+    /// Offers messages whose sequences follow one another. Returns the offset of the first if all are stored; otherwise
+    /// nothing has happened, and [`Replica::append`] tells what is to become of each.
+    #[inline]
+    pub fn append_run(&mut self, producer: Option<(ProducerId, Sequence)>, count: u64) -> Option<Offset> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let last = self.log.end().plus(count.checked_sub(1)?);
+        if leader.is_frozen() || !leader.has_offsets(last) {
+            return None;
+        }
+        if let Some((id, first)) = producer {
+            if !self.dedup.is_frontier(id, first) {
+                return None;
+            }
+            let run = SequenceRun { first, count, offset: self.log.end() };
+            self.dedup.stored_run(id, run, self.log.high_watermark());
+        }
+        Some(self.log.extend(count))
+    }
+
     /// Notes that a message was refused before it was offered, and may be pushed again: what follows it has to wait.
     pub fn refuse(&mut self, (id, sequence): (ProducerId, Sequence)) {
         match self.dedup.check(id, sequence) {
@@ -384,6 +403,37 @@ mod tests {
         assert_eq!(replica.append(push), Append::Stored(Offset(0)));
         assert_eq!(replica.append(push), Append::Duplicate(Some(Offset(0))));
         assert_eq!(replica.log().end(), Offset(1));
+    }
+
+    proptest::proptest! {
+        /// Offered in one go or one by one, messages end the same, whatever is offered again or left out, and when the
+        /// replica freezes in between.
+        #[test]
+        fn run_is_stored_as_its_messages_would_be(
+            offers in proptest::collection::vec((1_u64..20, 1_u64..6, 0_u32..5), 1..30),
+        ) {
+            let (mut by_run, mut by_one) = (leading(&[1], 2), leading(&[1], 2));
+            for (version, (first, count, freeze)) in (2..).zip(offers) {
+                let isr = isr(if freeze == 0 { &[0] } else { &[0, 1] }, version, 2);
+                by_run.leader_mut().unwrap().handle_isr(isr.clone());
+                by_one.leader_mut().unwrap().handle_isr(isr);
+                let message = |sequence| Some((ProducerId(7), Sequence(sequence)));
+                let sequences = first..first + count;
+                let each: Vec<Append> = sequences.clone().map(|it| by_one.append(message(it))).collect();
+                match by_run.append_run(message(first), count) {
+                    Some(at) => {
+                        let stored: Vec<Append> = (0..count).map(|it| Append::Stored(at.plus(it))).collect();
+                        proptest::prop_assert_eq!(each, stored);
+                    }
+                    None => {
+                        let again: Vec<Append> = sequences.map(|it| by_run.append(message(it))).collect();
+                        proptest::prop_assert_eq!(each, again);
+                    }
+                }
+                proptest::prop_assert_eq!(by_run.log(), by_one.log());
+                proptest::prop_assert_eq!(by_run.dedup().snapshot(), by_one.dedup().snapshot());
+            }
+        }
     }
 
     #[test]

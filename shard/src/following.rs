@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use broky_delivery::{Block, Run};
 use broky_proto::data_v1::{
-    Ack, Attach, Begin, BeginVBucket, Committed, Detached, Replicated, Summaries, Summary, Synced, to_follower,
-    to_leader,
+    Ack, Attach, Begin, BeginVBucket, Committed, Detached, Reading, Replicated, Summaries, Summary, Synced,
+    to_follower, to_leader,
 };
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, Lineage, MapVersion, Member, Offset, ProducerId, Sequence, VBucketId};
@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use crate::block::{Part, origins_of, part_of};
 use crate::open_block::{Origin, Sealed};
-use crate::outbox::{InboundId, Mirror, Outbox};
+use crate::outbox::{Frame, InboundId, Mirror, Outbox};
 use crate::shard::Shard;
 
 /// Why a link from a leader cannot go on. What was taken before stands; the leader opens another one.
@@ -82,6 +82,17 @@ impl Shard {
         }
         let link = Inbound { leader, waiting: None, blocks: VecDeque::new(), taken: 0, acknowledged: 0 };
         self.inbound.insert(id, link);
+        if self.upstreams.is_read() {
+            out.to_leaders.push((id, reading(true)));
+        }
+    }
+
+    /// Tells leaders when the first of this node's subscribers has come, or the last has gone.
+    pub(crate) fn note_readers(&mut self, were_here: bool, out: &mut Outbox) {
+        let is_read = self.upstreams.is_read();
+        if is_read != were_here {
+            out.to_leaders.extend(self.inbound.keys().map(|id| (*id, reading(is_read))));
+        }
     }
 
     /// Takes the end of a link from a leader.
@@ -226,6 +237,9 @@ impl Shard {
         out: &mut Outbox,
     ) -> Result<u64, InboundError> {
         block.check()?;
+        if let Some(committed) = &block.committed {
+            self.handle_committed(id, leader, committed)?;
+        }
         let mut runs = block.runs(self.config.vbuckets)?;
         let origins: Vec<Origin> = block.origins()?.iter().map(origin).collect();
         let (arena, framed) = self.keep_copy(&block.messages, out);
@@ -398,6 +412,10 @@ impl Shard {
             replica.commit_to(to);
         }
     }
+}
+
+fn reading(is_read: bool) -> Frame {
+    encode_to_leader(to_leader::Frame::Reading(Reading { is_read })).into()
 }
 
 /// Tells the leader what is not taken, before the frame is acknowledged.

@@ -1,8 +1,10 @@
 //! The leader's side of replication: attaching followers, sending them blocks, hearing their acknowledgements.
 
+use std::time::Duration;
+
 use broky_delivery::Block;
 use broky_proto::data_v1::{
-    Attach, AttachVBucket, Begin, BeginVBucket, Committed, Detached, Ping, Replicated, Summary, to_follower, to_leader,
+    Attach, AttachVBucket, Begin, BeginVBucket, Detached, Ping, Reading, Replicated, Summary, to_follower, to_leader,
 };
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, Lineage, Member, Offset, VBucketId};
@@ -21,6 +23,8 @@ use crate::writers::SetId;
 
 /// Bytes of a frame beside the messages, for accounting.
 const FRAME_OVERHEAD: usize = 64;
+/// How late a follower without readers may hear what is committed.
+pub const NOTICE_DELAY: Duration = Duration::from_millis(2);
 
 impl Shard {
     /// Takes a link to a follower that has just been opened.
@@ -84,6 +88,13 @@ impl Shard {
             to_leader::Frame::Summaries(summaries) => self.handle_summaries(id, summaries.summaries, out),
             to_leader::Frame::Ack(ack) => self.handle_ack(id, ack.seq, out),
             to_leader::Frame::Detached(detached) => self.handle_detached(id, &detached),
+            to_leader::Frame::Reading(Reading { is_read }) => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.is_read = is_read;
+                }
+                self.send_notices(out);
+                Ok(())
+            }
         }
     }
 
@@ -165,6 +176,8 @@ impl Shard {
         let vbuckets = begins.iter().filter_map(entry).collect();
         let now = self.now;
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        // What was said of these logs so far is told before they begin anew.
+        send_notice(id, session, out);
         let offsets = begins.iter().map(|(vbucket, attachment)| (*vbucket, attachment.next())).collect();
         let seq = session.send(now, FRAME_OVERHEAD, false, Ends::Offsets(offsets));
         for (vbucket, attachment) in begins {
@@ -192,12 +205,14 @@ impl Shard {
                 let meta = meta.get_or_insert_with(|| meta_of(block, &sealed.origins, &self.replicas));
                 let body = block.framed.slice(PREFIX_LEN..);
                 meta.seq = session.send(self.now, body.len(), false, Ends::Runs(block.runs.clone()));
+                meta.committed = session.notices.take();
                 sealed.sent.push((*id, meta.seq));
                 out.to_followers.push((*id, Frame { head: encode_block(meta, body.len()), body }));
             } else if let Some(Part { block, numbers }) = part_of(&sealed.block, |vbucket, _| is_live(vbucket)) {
                 let mut meta = meta_of(&block, &origins_of(&sealed.origins, &numbers), &self.replicas);
                 let body = block.framed.slice(PREFIX_LEN..);
                 meta.seq = session.send(self.now, body.len(), false, Ends::Runs(block.runs));
+                meta.committed = session.notices.take();
                 out.to_followers.push((*id, Frame { head: encode_block(&meta, body.len()), body }));
             }
         }
@@ -223,20 +238,22 @@ impl Shard {
         }
     }
 
-    /// Tells the followers what has been committed.
+    /// Tells followers that are read what has been committed. The others need not be woken for it: they hear it with the
+    /// next block, or by [`Shard::send_late_notices`].
     pub(crate) fn send_notices(&mut self, out: &mut Outbox) {
         for (id, session) in &mut self.sessions {
-            let notices = &mut session.notices;
-            if notices.seqs.is_empty() && notices.highs.is_empty() {
-                continue;
+            if session.is_read {
+                send_notice(*id, session, out);
             }
-            let highs = std::mem::take(&mut notices.highs);
-            let committed = Committed {
-                seqs: std::mem::take(&mut notices.seqs),
-                vbuckets: highs.iter().map(|(vbucket, _)| u32::from(vbucket.0)).collect(),
-                high_watermarks: highs.iter().map(|(_, high)| high.0).collect(),
-            };
-            out.to_followers.push((*id, encode_to_follower(to_follower::Frame::Committed(committed)).into()));
+            out.has_late_notices |= !session.notices.is_empty();
+        }
+    }
+
+    /// Tells all followers what has been committed. Call it [`NOTICE_DELAY`] after the outbox said that there is something
+    /// to tell.
+    pub fn send_late_notices(&mut self, out: &mut Outbox) {
+        for (id, session) in &mut self.sessions {
+            send_notice(*id, session, out);
         }
     }
 
@@ -246,6 +263,12 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let seq = session.send(now, FRAME_OVERHEAD, false, Ends::Nothing);
         out.to_followers.push((id, encode_to_follower(to_follower::Frame::Ping(Ping { seq })).into()));
+    }
+}
+
+fn send_notice(id: SessionId, session: &mut Session, out: &mut Outbox) {
+    if let Some(committed) = session.notices.take() {
+        out.to_followers.push((id, encode_to_follower(to_follower::Frame::Committed(committed)).into()));
     }
 }
 

@@ -37,6 +37,7 @@ mod writers;
 pub use config::{ConfigError, ShardConfig, ShardId};
 pub use following::InboundError;
 pub use isr::{LAG_MAX, TICK};
+pub use leading::NOTICE_DELAY;
 pub use outbox::{Frame, HistoryId, InboundId, Mirror, MirrorBlock, Outbox, Reply, SessionId, Ticket, UpstreamId};
 pub use outcome::{Collector, Exception, ExceptionKind, PartOutcome};
 pub use push::shards_of;

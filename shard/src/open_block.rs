@@ -2,7 +2,7 @@
 
 use broky_delivery::{ArenaId, Block, Entry, Run};
 use broky_proto::frame::{PREFIX_LEN, prefix};
-use broky_proto::id::{Offset, ProducerId, Sequence, VBucketCount, VBucketId};
+use broky_proto::id::{Epoch, Offset, ProducerId, Sequence, VBucketCount, VBucketId};
 use broky_proto::wire::{self, Stored, append_stored};
 use bytes::{BufMut, BytesMut};
 
@@ -25,13 +25,23 @@ pub(crate) struct Origin {
     pub(crate) reply: Option<ReplyKey>,
 }
 
-/// Where a message comes from.
+/// Where messages come from; index and sequence are those of the first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source {
     pub(crate) producer: ProducerId,
     pub(crate) sequence: Sequence,
     pub(crate) index: u32,
     pub(crate) reply: Option<ReplyKey>,
+}
+
+/// Where messages are stored that follow one another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) ts_broker: i64,
+    pub(crate) epoch: Epoch,
+    pub(crate) vbucket: VBucketId,
+    /// Of the first.
+    pub(crate) offset: Offset,
 }
 
 /// A reply that waits for a block.
@@ -124,36 +134,45 @@ impl OpenBlock {
         self.run_of.get(usize::from(vbucket.0)).is_some_and(|run| *run > 0)
     }
 
+    /// Writes messages of a request that follow one another, and are stored one behind the other from `place` on.
     #[inline]
-    pub(crate) fn append(&mut self, entry: &wire::Entry, message: &[u8], stored: &Stored, source: Source) {
+    pub(crate) fn append(&mut self, request: &[u8], run: &[wire::Entry], place: Place, source: Source) {
+        // A block holds far fewer messages than u32::MAX.
+        let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
         if let Some(origins) = &mut self.origins {
-            note_origin(origins, self.entries.len(), source);
+            note_origin(origins, self.entries.len(), count, source);
         }
         if self.buffer.is_empty() {
             // The prefix, filled in when the length is known.
             self.buffer.put_slice(&[0; PREFIX_LEN]);
         }
-        let start = self.buffer.len();
-        let span = append_stored(&mut self.buffer, message, stored);
-        self.has_system |= broky_delivery::is_system_key(entry.key.of(message));
-        #[expect(clippy::cast_possible_truncation, reason = "a block is far below u32::MAX bytes")]
-        self.entries.push(Entry {
-            start: start as u32,
-            len: (self.buffer.len() - start) as u32,
-            key_start: span.start + entry.key.start,
-            key_len: entry.key.len,
-            token: entry.token,
-        });
-        self.count(stored.vbucket, stored.offset);
+        self.count(place.vbucket, place.offset, count);
+        let Place { ts_broker, epoch, vbucket, mut offset } = place;
+        for entry in run {
+            let message = entry.message.of(request);
+            let start = self.buffer.len();
+            let stored = Stored { crc32: entry.crc32, ts_broker, epoch, vbucket, offset };
+            let span = append_stored(&mut self.buffer, message, &stored);
+            self.has_system |= broky_delivery::is_system_key(entry.key.of(message));
+            #[expect(clippy::cast_possible_truncation, reason = "a block is far below u32::MAX bytes")]
+            self.entries.push(Entry {
+                start: start as u32,
+                len: (self.buffer.len() - start) as u32,
+                key_start: span.start + entry.key.start,
+                key_len: entry.key.len,
+                token: entry.token,
+            });
+            offset = offset.plus(1);
+        }
     }
 
     #[inline]
-    fn count(&mut self, vbucket: VBucketId, offset: Offset) {
+    fn count(&mut self, vbucket: VBucketId, first: Offset, count: u32) {
         let Some(run_of) = self.run_of.get_mut(usize::from(vbucket.0)) else { return };
         match (*run_of as usize).checked_sub(1).and_then(|at| self.runs.get_mut(at)) {
-            Some(run) => run.count += 1,
+            Some(run) => run.count += count,
             None => {
-                self.runs.push(Run { vbucket, count: 1, first: offset });
+                self.runs.push(Run { vbucket, count, first });
                 // At most one run per vbucket, and there are at most 32,768.
                 *run_of = u32::try_from(self.runs.len()).unwrap_or_default();
             }
@@ -201,11 +220,11 @@ impl OpenBlock {
     }
 }
 
-fn note_origin(origins: &mut Vec<Origin>, at: usize, source: Source) {
+fn note_origin(origins: &mut Vec<Origin>, at: usize, count: u32, source: Source) {
     let Source { producer, sequence, index, reply } = source;
     if producer.0 == 0 && reply.is_none() {
         return;
     }
     let first = u32::try_from(at).unwrap_or(u32::MAX);
-    add_origin(origins, Origin { first, index, count: 1, producer, sequence, reply });
+    add_origin(origins, Origin { first, index, count, producer, sequence, reply });
 }

@@ -189,6 +189,8 @@ pub struct Outbox {
     pub mirror_cut: Option<BlockSeq>,
     /// Frames for followers.
     pub to_followers: Vec<(SessionId, Frame)>,
+    /// There is something to tell followers by [`Shard::send_late_notices`](crate::Shard::send_late_notices).
+    pub has_late_notices: bool,
     /// Frames for leaders.
     pub to_leaders: Vec<(InboundId, Frame)>,
     /// Links to followers that have to be closed: they lag, or their peer breaks the protocol.

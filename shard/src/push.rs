@@ -6,11 +6,11 @@ use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, Offset, VBucketCount, VBucketId};
 use broky_proto::limits::DELIVERY_BYTES_MAX;
 use broky_proto::v1::{self, Acks, ErrorCode};
-use broky_proto::wire::{self, Push, Stored, stored_len_max};
+use broky_proto::wire::{self, Push, stored_len_max};
 use broky_replication::{Append, Replica};
 
 use crate::config::ShardId;
-use crate::open_block::{Source, Waiter};
+use crate::open_block::{Place, Source, Waiter};
 use crate::outbox::{Outbox, Reply, Ticket};
 use crate::outcome::{Exception, ExceptionKind, PartOutcome, exception};
 use crate::replies::ReplyKey;
@@ -59,27 +59,52 @@ impl Shard {
             Acks::Leader | Acks::None => None,
         };
         let mut storing = Storing { now_unix_ns, request, push, reply, outcome: PartOutcome::default() };
-        let owns_all = self.config.shards == 1;
-        for (at, entry) in push.entries.iter().enumerate() {
-            let vbucket = self.config.vbuckets.vbucket_of(entry.token);
-            if owns_all || self.config.owns(vbucket) {
-                let set = self.writers.set_of(vbucket);
-                if self.writers.open(set).len() + stored_len_max(entry.message.len as usize) > DELIVERY_BYTES_MAX {
-                    self.flush(out);
-                }
-                storing.outcome.messages += 1;
-                match push.epochs.get(at) {
-                    Some(epoch) if !self.leads_in(vbucket, *epoch) => {
-                        self.stats.rejected_messages += 1;
-                        storing.outcome.exceptions.extend(exception(entry.index, Append::NotLeader));
-                    }
-                    Some(_) | None => self.store(&mut storing, entry, vbucket, set),
-                }
+        let mut rest = push.entries.as_slice();
+        while let Some(first) = rest.first() {
+            let vbucket = self.config.vbuckets.vbucket_of(first.token);
+            let at = push.entries.len() - rest.len();
+            let run;
+            (run, rest) = rest.split_at(run_len(push, at, self.config.vbuckets));
+            if self.config.owns(vbucket) {
+                self.push_run(&mut storing, run, push.epochs.get(at).copied(), vbucket, out);
             }
         }
         match reply {
             Some(key) => self.replies.settle(key, storing.outcome, &mut out.replies),
             None => out.replies.push(Reply { ticket, outcome: storing.outcome }),
+        }
+    }
+
+    /// Stores messages of one vbucket that follow one another in their request, to be stored in this epoch.
+    #[inline]
+    fn push_run(
+        &mut self,
+        storing: &mut Storing<'_>,
+        mut run: &[wire::Entry],
+        epoch: Option<Epoch>,
+        vbucket: VBucketId,
+        out: &mut Outbox,
+    ) {
+        storing.outcome.messages += u32::try_from(run.len()).unwrap_or(u32::MAX);
+        if epoch.is_some_and(|epoch| !self.leads_in(vbucket, epoch)) {
+            self.stats.rejected_messages += run.len() as u64;
+            let refused = run.iter().filter_map(|entry| exception(entry.index, Append::NotLeader));
+            storing.outcome.exceptions.extend(refused);
+            return;
+        }
+        let set = self.writers.set_of(vbucket);
+        while !run.is_empty() {
+            let len = self.writers.open(set).len();
+            let fitting = fitting(run, len);
+            if fitting == 0 && len > 0 {
+                self.flush(out);
+                continue;
+            }
+            let (next, later) = run.split_at(fitting.max(1));
+            if !self.store_run(storing, next, vbucket, set) {
+                next.iter().for_each(|entry| self.store(storing, entry, vbucket, set));
+            }
+            run = later;
         }
     }
 
@@ -91,8 +116,8 @@ impl Shard {
 
     /// Makes room for a request in the blocks of all sets it touches.
     fn make_room_for(&mut self, request: &[u8], push: &Push, out: &mut Outbox) -> Result<(), Arc<str>> {
-        if self.writers.len() == 1 {
-            return self.make_room(SetId::default(), room_needed(request.len(), push.entries.len()), out);
+        if let Some(set) = self.writers.only() {
+            return self.make_room(set, room_needed(request.len(), push.entries.len()), out);
         }
         let mut needs: Vec<(SetId, usize, usize)> = Vec::new();
         for entry in &push.entries {
@@ -112,8 +137,21 @@ impl Shard {
         Ok(())
     }
 
-    /// Stores one message.
+    /// Stores messages that follow one another, if there is nothing to say of any of them but that it is stored. Returns
+    /// whether it did; otherwise nothing has happened.
     #[inline]
+    fn store_run(&mut self, storing: &mut Storing<'_>, run: &[wire::Entry], vbucket: VBucketId, set: SetId) -> bool {
+        let (Some(first), Some(Some(replica))) = (run.first(), self.replicas.get_mut(usize::from(vbucket.0))) else {
+            return false;
+        };
+        let appended = replica.append_run(storing.push.message_of(first.index), run.len() as u64);
+        if let Some(offset) = appended {
+            self.write(storing, run, vbucket, set, offset);
+        }
+        appended.is_some()
+    }
+
+    /// Stores one message, or notes why not.
     fn store(&mut self, storing: &mut Storing<'_>, entry: &wire::Entry, vbucket: VBucketId, set: SetId) {
         let Storing { push, outcome, .. } = storing;
         let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else {
@@ -121,32 +159,13 @@ impl Shard {
             self.stats.rejected_messages += 1;
             return;
         };
-        let sequence = push.sequence.plus(u64::from(entry.index));
-        let producer = (push.producer.0 != 0).then_some((push.producer, sequence));
-        let append = replica.append(producer);
+        let append = replica.append(push.message_of(entry.index));
         outcome.exceptions.extend(exception(entry.index, append));
         match append {
-            Append::Stored(offset) => {
-                if push.want_positions {
-                    note_position(outcome, entry.index, vbucket, replica, offset);
-                }
-                let epoch = replica.epoch();
-                let stored = Stored { crc32: entry.crc32, ts_broker: storing.now_unix_ns, epoch, vbucket, offset };
-                let open = self.writers.open(set);
-                if let Some(reply) = storing.reply {
-                    let waiter = Waiter { reply, duplicate: None };
-                    if open.waiting.last() != Some(&waiter) {
-                        open.waiting.push(waiter);
-                        self.replies.wait(reply);
-                    }
-                }
-                let source = Source { producer: push.producer, sequence, index: entry.index, reply: storing.reply };
-                open.append(entry, entry.message.of(storing.request), &stored, source);
-                self.stats.pushed_messages += 1;
-            }
+            Append::Stored(offset) => self.write(storing, std::slice::from_ref(entry), vbucket, set, offset),
             Append::Duplicate(offset) => {
                 if let Some(offset) = offset.filter(|_| push.want_positions) {
-                    note_position(outcome, entry.index, vbucket, replica, offset);
+                    note_positions(outcome, (entry.index, 1), vbucket, replica, offset);
                 }
                 let is_committed = replica.log().is_committed();
                 self.stats.duplicate_messages += 1;
@@ -158,6 +177,39 @@ impl Shard {
                 self.stats.rejected_messages += 1;
             }
         }
+    }
+
+    /// Writes messages that have their offsets, from `offset` on, into the open block.
+    #[inline]
+    fn write(
+        &mut self,
+        storing: &mut Storing<'_>,
+        run: &[wire::Entry],
+        vbucket: VBucketId,
+        set: SetId,
+        offset: Offset,
+    ) {
+        let (Some(first), Some(Some(replica))) = (run.first(), self.replicas.get(usize::from(vbucket.0))) else {
+            return;
+        };
+        let Storing { push, reply, now_unix_ns: ts_broker, .. } = *storing;
+        let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
+        if push.want_positions {
+            note_positions(&mut storing.outcome, (first.index, count), vbucket, replica, offset);
+        }
+        let open = self.writers.open(set);
+        if let Some(reply) = reply {
+            let waiter = Waiter { reply, duplicate: None };
+            if open.waiting.last() != Some(&waiter) {
+                open.waiting.push(waiter);
+                self.replies.wait(reply);
+            }
+        }
+        let sequence = push.sequence.plus(u64::from(first.index));
+        let source = Source { producer: push.producer, sequence, index: first.index, reply };
+        let place = Place { ts_broker, epoch: replica.epoch(), vbucket, offset };
+        open.append(storing.request, run, place, source);
+        self.stats.pushed_messages += u64::from(count);
     }
 
     /// Lets a reply wait for everything of a vbucket that is not committed: an earlier attempt's message is among it.
@@ -199,20 +251,50 @@ fn room_needed(bytes: usize, messages: usize) -> usize {
     bytes + PREFIX_LEN * (1 + bytes / (DELIVERY_BYTES_MAX / 2))
 }
 
-fn note_position(outcome: &mut PartOutcome, index: u32, vbucket: VBucketId, replica: &Replica, offset: Offset) {
+/// How many messages from the one at `at` on go to one vbucket, in one epoch, and follow one another in the request.
+#[inline]
+fn run_len(push: &Push, at: usize, vbuckets: VBucketCount) -> usize {
+    let Some((first, rest)) = push.entries.get(at..).and_then(<[_]>::split_first) else { return 0 };
+    let vbucket = vbuckets.vbucket_of(first.token);
+    let follows = |(index, next): &(u32, &wire::Entry)| {
+        next.index == *index && (next.token == first.token || vbuckets.vbucket_of(next.token) == vbucket)
+    };
+    let followers = (first.index + 1..).zip(rest).take_while(follows).count();
+    let Some((epoch, epochs)) = push.epochs.get(at..).and_then(<[_]>::split_first) else { return 1 + followers };
+    1 + epochs.iter().take(followers).take_while(|next| *next == epoch).count()
+}
+
+/// How many messages find room in a block that has `len` bytes.
+#[inline]
+fn fitting(run: &[wire::Entry], mut len: usize) -> usize {
+    let fits = |entry: &&wire::Entry| {
+        len += stored_len_max(entry.message.len as usize);
+        len <= DELIVERY_BYTES_MAX
+    };
+    run.iter().take_while(fits).count()
+}
+
+/// Notes where messages are stored that follow one another: the number of the first and how many.
+fn note_positions(
+    outcome: &mut PartOutcome,
+    (first, count): (u32, u32),
+    vbucket: VBucketId,
+    replica: &Replica,
+    offset: Offset,
+) {
     let epoch = replica.epoch_at(offset).0;
     if let Some(last) = outcome.positions.last_mut()
         && last.epoch == epoch
-        && last.first + last.count == index
+        && last.first + last.count == first
         && last.vbucket == u32::from(vbucket.0)
         && last.offset + u64::from(last.count) == offset.0
     {
-        last.count += 1;
+        last.count += count;
         return;
     }
     outcome.positions.push(v1::Position {
-        first: index,
-        count: 1,
+        first,
+        count,
         vbucket: u32::from(vbucket.0),
         lineage: replica.log().lineage().0,
         epoch,

@@ -20,6 +20,8 @@ pub(crate) struct Place {
     pub(crate) isr: Vec<Member>,
     pub(crate) isr_version: IsrVersion,
     pub(crate) min_isr: usize,
+    /// Whether all that are to be in sync are.
+    pub(crate) is_whole: bool,
     pub(crate) lineage: Lineage,
     pub(crate) lineage_end: Lineage,
     /// Other nodes that hold a copy, or are to.
@@ -37,6 +39,7 @@ impl Place {
             isr: vbucket.isr.clone(),
             isr_version: vbucket.isr_version,
             min_isr: usize::from(vbucket.min_isr).max(1),
+            is_whole: vbucket.isr.len() >= vbucket.replicas.len(),
             lineage: vbucket.lineage,
             lineage_end: vbucket.lineage_end,
             others: all.copied().filter(|node| *node != me.node).collect(),

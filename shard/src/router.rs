@@ -195,7 +195,7 @@ impl Router {
         let (arrival, push, deadline) = (self.arrivals, Arc::new(push), now.plus(DEADLINE));
         let batch = Batch { request, arrival, bytes, push, deadline, is_in_doubt: false };
         let batch = self.refuse_behind_holes(batch, out);
-        let rest = self.dispatch(&batch, out, |router, vbucket| {
+        let rest = self.dispatch(batch, out, |router, vbucket| {
             let lane = router.lane(vbucket);
             match lane.pinned {
                 _ if lane.waiting > 0 => None,
@@ -218,9 +218,12 @@ impl Router {
             // An earlier attempt may have stored what this one refuses.
             rest.iter_mut().for_each(doubt);
         }
-        let mut again = misdirected.iter().map(|exception| exception.index).peekable();
-        let is_again = |entry: &&Entry| again.next_if(|index| *index == entry.index).is_some();
-        let entries: Vec<Entry> = batch.push.entries.iter().filter(is_again).copied().collect();
+        let mut entries = Vec::new();
+        if !misdirected.is_empty() {
+            let mut again = misdirected.iter().map(|exception| exception.index).peekable();
+            let is_again = |entry: &&Entry| again.next_if(|index| *index == entry.index).is_some();
+            entries.extend(batch.push.entries.iter().filter(is_again).copied());
+        }
         let messages = len(&batch) - u32::try_from(entries.len()).unwrap_or_default();
         if messages > 0 {
             self.close_holes(&batch, &misdirected, &rest);
@@ -274,7 +277,7 @@ impl Router {
             }
             // What was refused since, elsewhere, goes first.
             let batch = self.refuse_behind_holes(batch, out);
-            let rest = self.dispatch(&batch, out, |router, vbucket| {
+            let rest = self.dispatch(batch, out, |router, vbucket| {
                 let at = usize::from(vbucket.0);
                 let (is_held, has_begun) = (held.get(at) == Some(&true), begun.get(at) == Some(&true));
                 // What is unanswered elsewhere may come back and has to go first.
@@ -387,11 +390,11 @@ impl Router {
     /// Hands out those messages of a batch that `target_of` has a target for; returns the rest.
     fn dispatch(
         &mut self,
-        batch: &Batch,
+        mut batch: Batch,
         out: &mut Routed,
         mut target_of: impl FnMut(&Self, VBucketId) -> Option<(Target, Epoch)>,
     ) -> Option<Batch> {
-        let mut groups: Vec<(Option<Target>, Vec<Entry>, Vec<Epoch>)> = Vec::new();
+        let mut groups = Groups::new(&batch.push.entries);
         for entry in &batch.push.entries {
             let vbucket = self.vbuckets.vbucket_of(entry.token);
             let target = target_of(self, vbucket);
@@ -399,21 +402,22 @@ impl Router {
                 lane.pinned = Some(to);
                 lane.unanswered += 1;
             }
-            let (to, epoch) = target.unzip();
-            let at = groups.iter().position(|(known, ..)| *known == to).unwrap_or(groups.len());
-            if at == groups.len() {
-                groups.push((to, Vec::new(), Vec::new()));
-            }
-            if let Some((_, entries, epochs)) = groups.get_mut(at) {
-                entries.push(*entry);
-                epochs.extend(epoch);
-            }
+            groups.add(entry, target);
         }
+        let divided = match groups {
+            Groups::One { to, epochs, .. } => {
+                let push = Arc::make_mut(&mut batch.push);
+                (push.epochs, push.rejected) = (epochs, Vec::new());
+                vec![(to, batch)]
+            }
+            Groups::Many(groups) => {
+                groups.into_iter().map(|(to, entries, epochs)| (to, with_entries(&batch, entries, epochs))).collect()
+            }
+        };
         let mut rest = None;
-        for (target, entries, epochs) in groups {
-            let part = with_entries(batch, entries, epochs);
+        for (target, part) in divided {
             let Some(to) = target else {
-                rest = Some(part);
+                rest = Some(part).filter(|part| !part.push.entries.is_empty());
                 continue;
             };
             self.next += 1;
@@ -458,6 +462,41 @@ impl Router {
             if let Some(lane) = self.lanes.get_mut(usize::from(vbucket.0)) {
                 lane.waiting -= 1;
             }
+        }
+    }
+}
+
+/// A batch divided by targets. Most batches are for one: then there is nothing to divide.
+enum Groups<'a> {
+    One { entries: &'a [Entry], seen: usize, to: Option<Target>, epochs: Vec<Epoch> },
+    Many(Vec<(Option<Target>, Vec<Entry>, Vec<Epoch>)>),
+}
+
+impl<'a> Groups<'a> {
+    fn new(entries: &'a [Entry]) -> Self {
+        Self::One { entries, seen: 0, to: None, epochs: Vec::with_capacity(entries.len()) }
+    }
+
+    fn add(&mut self, entry: &Entry, target: Option<(Target, Epoch)>) {
+        let (target, epoch) = target.unzip();
+        if let Self::One { entries, seen, to, epochs } = self {
+            if *seen == 0 || *to == target {
+                *to = target;
+                *seen += 1;
+                epochs.extend(epoch);
+                return;
+            }
+            let first = entries.get(..*seen).unwrap_or_default().to_vec();
+            *self = Self::Many(vec![(*to, first, std::mem::take(epochs))]);
+        }
+        let Self::Many(groups) = self else { return };
+        let at = groups.iter().position(|(known, ..)| *known == target).unwrap_or(groups.len());
+        if at == groups.len() {
+            groups.push((target, Vec::new(), Vec::new()));
+        }
+        if let Some((_, entries, epochs)) = groups.get_mut(at) {
+            entries.push(*entry);
+            epochs.extend(epoch);
         }
     }
 }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use broky_delivery::{BlockSeq, Run};
+use broky_proto::data_v1::Committed;
 use broky_proto::id::{Member, Offset, VBucketCount, VBucketId};
 use broky_proto::time::Timestamp;
 
@@ -64,6 +65,10 @@ impl Stage {
         matches!(self, Self::Live { begun, .. } if begun > seq)
     }
 
+    pub(crate) fn is_behind(self) -> bool {
+        matches!(self, Self::Behind { .. })
+    }
+
     pub(crate) fn is_live(self) -> bool {
         matches!(self, Self::Live { .. })
     }
@@ -109,6 +114,25 @@ pub(crate) struct Notices {
     pub(crate) highs: Vec<(VBucketId, Offset)>,
 }
 
+impl Notices {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seqs.is_empty() && self.highs.is_empty()
+    }
+
+    /// What there is to tell; from here on there is nothing.
+    pub(crate) fn take(&mut self) -> Option<Committed> {
+        if self.is_empty() {
+            return None;
+        }
+        let (seqs, highs) = (std::mem::take(&mut self.seqs), std::mem::take(&mut self.highs));
+        Some(Committed {
+            seqs,
+            vbuckets: highs.iter().map(|(vbucket, _)| u32::from(vbucket.0)).collect(),
+            high_watermarks: highs.iter().map(|(_, high)| high.0).collect(),
+        })
+    }
+}
+
 /// One link to a follower.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -123,8 +147,10 @@ pub(crate) struct Session {
     catch_up_bytes: usize,
     pub(crate) last_sent: Timestamp,
     pub(crate) notices: Notices,
+    /// The follower has subscribers, who wait for what is committed.
+    pub(crate) is_read: bool,
     pub(crate) pass: Option<Pass>,
-    /// Bytes of catching up that may be sent before the next tick.
+    /// Work of catching up that may be done before the next tick.
     pub(crate) allowance: usize,
     /// Vbuckets that may be ready to join the ISR.
     pub(crate) has_joiners: bool,
@@ -144,6 +170,7 @@ impl Session {
             catch_up_bytes: 0,
             last_sent: now,
             notices: Notices::default(),
+            is_read: false,
             pass: None,
             allowance: 0,
             has_joiners: false,

@@ -81,6 +81,7 @@ pub struct Shard {
     pub(crate) leaving: Vec<Member>,
     pub(crate) isr_is_due: bool,
     pub(crate) proposed_at: Timestamp,
+    pub(crate) joined_at: Timestamp,
     pub(crate) extended_at: Timestamp,
     pub(crate) passed_at: Timestamp,
     /// Per vbucket: who leads it.
@@ -138,6 +139,7 @@ impl Shard {
             leaving: Vec::new(),
             isr_is_due: false,
             proposed_at: Timestamp::default(),
+            joined_at: Timestamp::default(),
             extended_at: Timestamp::default(),
             passed_at: Timestamp::default(),
             leaders: vec![None; vbuckets.len()],

@@ -98,6 +98,11 @@ impl Upstreams {
         }
     }
 
+    /// Whether anybody subscribes at this node.
+    pub(crate) fn is_read(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     fn wants(&self, vbucket: VBucketId) -> bool {
         self.wide > 0 || self.narrow.get(usize::from(vbucket.0)).is_some_and(|count| *count > 0)
     }
@@ -152,12 +157,14 @@ impl Shard {
 
     /// Takes what readers of one of this node's shards have come to ask for, or ask for no more.
     pub(crate) fn handle_wants(&mut self, from: ShardId, wants: Vec<Want>, out: &mut Outbox) {
+        let were_here = self.upstreams.is_read();
         for want in wants {
             match want {
                 Want::Begun(id, key) => self.begin_want(from, id, key, out),
                 Want::Ended(id) => self.end_want(from, id, out),
             }
         }
+        self.note_readers(were_here, out);
         self.rewatch(out);
     }
 

@@ -81,9 +81,10 @@ impl Writers {
         SetId(u16::try_from(at).unwrap_or(u16::MAX))
     }
 
-    /// How many sets there are, unused ones included.
-    pub(crate) fn len(&self) -> usize {
-        self.writers.len()
+    /// The set of all vbuckets, if they have the same.
+    pub(crate) fn only(&self) -> Option<SetId> {
+        let mut used = self.sets().zip(&self.writers).filter(|(_, writer)| writer.vbuckets > 0);
+        used.next().map(|(set, _)| set).filter(|_| used.next().is_none())
     }
 
     pub(crate) fn sets(&self) -> impl Iterator<Item = SetId> + use<> {
@@ -131,6 +132,11 @@ mod tests {
         assert_eq!(writers.set_of(VBucketId(0)), writers.set_of(VBucketId(1)));
         assert_ne!(writers.set_of(VBucketId(0)), writers.set_of(VBucketId(2)));
         assert_eq!(writers.set_of(VBucketId(3)), SetId(0));
+        assert_eq!(writers.only(), None);
+        for vbucket in 0..4 {
+            writers.assign(VBucketId(vbucket), nodes(&[1, 2]));
+        }
+        assert_eq!(writers.only(), Some(writers.set_of(VBucketId(0))));
     }
 
     #[test]
@@ -139,6 +145,7 @@ mod tests {
         for node in 1..50 {
             writers.assign(VBucketId(0), vec![NodeId(node)]);
         }
-        assert!(writers.len() <= 2, "{} sets", writers.len());
+        let sets = writers.sets().count();
+        assert!(sets <= 2, "{sets} sets");
     }
 }

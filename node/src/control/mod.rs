@@ -38,7 +38,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 
-use broky_proto::id::{ClusterId, Epoch, Member};
+use broky_proto::id::{ClusterId, Epoch, MapVersion, Member};
 use broky_proto::peer_v1::control_client::ControlClient;
 use broky_proto::peer_v1::control_server::ControlServer;
 use broky_ring::command::{Command, Outcome};
@@ -214,6 +214,20 @@ impl Control {
     /// See [`PullError`].
     pub(crate) async fn pull_map(&self, address: &str) -> Result<bool, PullError> {
         self.0.pull_map(address).await
+    }
+
+    /// Sees to it that this process knows a version of the map that the peer at an address knows. Raft brings it as a rule:
+    /// only if it does not, it is pulled.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub(crate) async fn hear_of_map(&self, address: &str, version: MapVersion) -> Result<(), PullError> {
+        let mut map = self.map();
+        let arrived = map.wait_for(|map| map.version() >= version);
+        if tokio::time::timeout(timing::RAFT_BRINGS, arrived).await.is_err() {
+            self.pull_map(address).await?;
+        }
+        Ok(())
     }
 
     /// Gets the map that says who leads since `epoch`: from that leader, or, if it cannot be had there, from anybody.

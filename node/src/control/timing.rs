@@ -36,8 +36,10 @@ pub(crate) const PROMISE: Duration = Duration::from_secs(3);
 pub(crate) const LEADERLESS: Duration = Duration::from_secs(2);
 /// Time that somebody has to register who is in the raft group and in no map.
 pub(crate) const UNREGISTERED: Duration = Duration::from_secs(10);
+/// Time that raft has to bring a map that a peer is known to have, before it is asked for.
+pub(crate) const RAFT_BRINGS: Duration = Duration::from_millis(50);
 /// Between two steps of moving copies and leaders.
-pub(crate) const MOVE_PACE: Duration = Duration::from_millis(40);
+pub(crate) const MOVE_PACE: Duration = Duration::from_millis(80);
 /// A node dead for this long has its copies rebuilt elsewhere.
 pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(300);
 

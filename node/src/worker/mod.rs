@@ -168,8 +168,6 @@ impl Worker {
     fn dispatch(&self) {
         let mut outbox = std::mem::take(&mut *self.outbox.borrow_mut());
         self.mirror(&mut outbox);
-        self.dispatch_to_peers(&mut outbox);
-        self.dispatch_relays(&mut outbox);
         let mut readers = self.readers.borrow_mut();
         for id in outbox.wake.drain(..) {
             if let Some(waker) = readers.get_mut(id.index()).and_then(|reader| reader.waker.take()) {
@@ -181,6 +179,8 @@ impl Worker {
             self.cut(connection);
         }
         drop(readers);
+        self.dispatch_to_peers(&mut outbox);
+        self.dispatch_relays(&mut outbox);
         for reply in outbox.replies.drain(..) {
             self.reply(reply.ticket, reply.outcome);
         }

@@ -12,7 +12,7 @@ use broky_proto::replicate::{decode_to_follower, decode_to_leader};
 use broky_proto::time::Timestamp;
 use broky_ring::command::Command;
 use broky_ring::map::ClusterMap;
-use broky_shard::{InboundId, Outbox, SessionId, TICK};
+use broky_shard::{InboundId, NOTICE_DELAY, Outbox, SessionId, TICK};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -58,6 +58,8 @@ pub(super) struct Peers {
     next_id: Cell<u64>,
     /// Woken when there is something to tick for.
     has_company: Notify,
+    /// Woken when followers are to hear, a little later, what is committed.
+    has_late_notices: Notify,
 }
 
 impl Peers {
@@ -72,6 +74,7 @@ impl Peers {
             // Zero stands for "just started" in the shard.
             next_id: Cell::new(1),
             has_company: Notify::new(),
+            has_late_notices: Notify::new(),
         }
     }
 
@@ -257,6 +260,9 @@ impl Worker {
                 stream.queue.push(frame);
             }
         }
+        if std::mem::take(&mut outbox.has_late_notices) {
+            self.peers.has_late_notices.notify_one();
+        }
         for (id, frame) in outbox.to_leaders.drain(..) {
             if let Some(stream) = self.peers.inbound.borrow().get(&id) {
                 stream.queue.push(frame);
@@ -279,6 +285,15 @@ impl Worker {
         }
         for (vbucket, epoch, end) in outbox.extend.drain(..) {
             propose(Command::ExtendLineage { leader: me, vbucket, epoch, end });
+        }
+    }
+
+    /// Tells followers without readers what is committed, soon after it was.
+    pub(super) async fn keep_noticing(self: Rc<Self>) {
+        loop {
+            self.peers.has_late_notices.notified().await;
+            tokio::time::sleep(NOTICE_DELAY).await;
+            self.act(|shard, out| shard.send_late_notices(out));
         }
     }
 

@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 
 use super::Worker;
 
-/// Pauses up to this long are spent awake, if pauses have been that short lately.
-const PAUSE_MAX: Duration = Duration::from_micros(50);
+/// Pauses up to this long are spent awake, if pauses have been that short lately: longer than a follower waits between
+/// two messages that are replicated one after the other.
+const PAUSE_MAX: Duration = Duration::from_micros(100);
 /// What a short pause earns and a pause spent awake in vain costs: at most one in five is in vain for long.
 const EARNED: u32 = 1;
 const LOST: u32 = 4;

@@ -62,6 +62,7 @@ async fn run(config: WorkerConfig, mut inbox: mpsc::UnboundedReceiver<ToWorker>)
     let awake = tokio::task::spawn_local(worker.clone().keep_awake());
     let heartbeats = tokio::task::spawn_local(worker.clone().keep_heartbeats());
     let rerouting = tokio::task::spawn_local(worker.clone().keep_rerouting());
+    let notices = tokio::task::spawn_local(worker.clone().keep_noticing());
     let ticks = tokio::task::spawn_local(worker.clone().keep_ticking());
     worker.keep_receiving(&mut inbox).await;
     worker.stop.stop();
@@ -76,6 +77,7 @@ async fn run(config: WorkerConfig, mut inbox: mpsc::UnboundedReceiver<ToWorker>)
     awake.abort();
     heartbeats.abort();
     ticks.abort();
+    notices.abort();
     rerouting.abort();
 }
 

@@ -145,6 +145,13 @@ impl Push {
         Ok(())
     }
 
+    /// Producer and sequence of a message; `None` when it is not to be deduplicated.
+    #[inline]
+    #[must_use]
+    pub fn message_of(&self, index: u32) -> Option<(ProducerId, Sequence)> {
+        (self.producer.0 != 0).then(|| (self.producer, self.sequence.plus(u64::from(index))))
+    }
+
     /// How many messages the request holds.
     #[must_use]
     pub fn messages(&self) -> usize {

@@ -14,8 +14,12 @@ const TAG_EPOCH: u8 = 13 << 3;
 const TAG_VBUCKET: u8 = 14 << 3;
 const TAG_OFFSET: u8 = 15 << 3 | 1;
 
-/// Bytes the broker-assigned fields take at the most, the message's own tag and length included.
-const OVERHEAD_MAX: usize = 1 + 5 + 5 + 9 + 11 + 4 + 9;
+/// Bytes a message's own tag and length take at the most.
+const HEAD_MAX: usize = 1 + 10;
+/// Bytes the broker-assigned fields take at the most.
+const ASSIGNED_MAX: usize = 5 + 9 + 11 + 4 + 9;
+/// Both, for a message below 4 GiB.
+const OVERHEAD_MAX: usize = 1 + 5 + ASSIGNED_MAX;
 
 /// Bytes of a varint.
 fn varint_len(value: u64) -> usize {
@@ -23,14 +27,37 @@ fn varint_len(value: u64) -> usize {
     bits.div_ceil(7)
 }
 
-fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        #[expect(clippy::cast_possible_truncation, reason = "seven bits and the continuation mark")]
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
+/// Bytes put together before they are appended in one go.
+struct Scratch<const LEN_MAX: usize> {
+    bytes: [u8; LEN_MAX],
+    len: usize,
+}
+
+impl<const LEN_MAX: usize> Scratch<LEN_MAX> {
+    const EMPTY: Self = Self { bytes: [0; LEN_MAX], len: 0 };
+
+    #[inline]
+    fn put<const LEN: usize>(&mut self, bytes: [u8; LEN]) {
+        if let Some(place) = self.bytes.get_mut(self.len..self.len + LEN) {
+            place.copy_from_slice(&bytes);
+            self.len += LEN;
+        }
     }
-    #[expect(clippy::cast_possible_truncation, reason = "below 0x80")]
-    out.put_u8(value as u8);
+
+    #[inline]
+    fn put_varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            #[expect(clippy::cast_possible_truncation, reason = "seven bits and the continuation mark")]
+            self.put([value as u8 | 0x80]);
+            value >>= 7;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "below 0x80")]
+        self.put([value as u8]);
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
 }
 
 /// What the broker assigns to a message.
@@ -70,37 +97,27 @@ fn assigned_len(stored: &Stored) -> usize {
 /// Returns where the message (without its tag and length) stands in `block`.
 #[inline]
 pub fn append_stored(block: &mut BytesMut, message: &[u8], stored: &Stored) -> Span {
-    let body = message.len() + assigned_len(stored);
-    block.put_u8(TAG_MESSAGES);
-    put_varint(block, body as u64);
+    let mut assigned = Scratch::<ASSIGNED_MAX>::EMPTY;
+    assigned.put([TAG_CRC32]);
+    assigned.put(stored.crc32.to_le_bytes());
+    assigned.put([TAG_TS_BROKER]);
+    assigned.put(stored.ts_broker.to_le_bytes());
+    assigned.put([TAG_EPOCH]);
+    assigned.put_varint(stored.epoch.0);
+    assigned.put([TAG_VBUCKET]);
+    assigned.put_varint(u64::from(stored.vbucket.0));
+    assigned.put([TAG_OFFSET]);
+    assigned.put(stored.offset.0.to_le_bytes());
+    let body = message.len() + assigned.len;
+    let mut head = Scratch::<HEAD_MAX>::EMPTY;
+    head.put([TAG_MESSAGES]);
+    head.put_varint(body as u64);
+    block.put_slice(head.as_slice());
     let start = block.len();
-    block.extend_from_slice(message);
-    let mut assigned = [0_u8; OVERHEAD_MAX];
-    let mut out = assigned.as_mut_slice();
-    out.put_u8(TAG_CRC32);
-    out.put_u32_le(stored.crc32);
-    out.put_u8(TAG_TS_BROKER);
-    out.put_i64_le(stored.ts_broker);
-    out.put_u8(TAG_EPOCH);
-    put_varint_slice(&mut out, stored.epoch.0);
-    out.put_u8(TAG_VBUCKET);
-    put_varint_slice(&mut out, u64::from(stored.vbucket.0));
-    out.put_u8(TAG_OFFSET);
-    out.put_u64_le(stored.offset.0);
-    let left = out.len();
-    block.extend_from_slice(assigned.get(..OVERHEAD_MAX - left).unwrap_or_default());
+    block.put_slice(message);
+    block.put_slice(assigned.as_slice());
     #[expect(clippy::cast_possible_truncation, reason = "a block holds one batch and is far below u32::MAX bytes")]
     Span { start: start as u32, len: body as u32 }
-}
-
-fn put_varint_slice(out: &mut &mut [u8], mut value: u64) {
-    while value >= 0x80 {
-        #[expect(clippy::cast_possible_truncation, reason = "seven bits and the continuation mark")]
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "below 0x80")]
-    out.put_u8(value as u8);
 }
 
 /// Walks the messages of a block or of a delivery's `messages`: for each, where it stands in `block`, and its bytes.

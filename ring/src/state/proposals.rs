@@ -26,13 +26,16 @@ pub struct MoveLimits {
     pub learners: usize,
     /// Of these, vbuckets being copied to any one node. Default 64. Raised: likewise.
     pub learners_per_node: usize,
+    /// Vbuckets that begin to be copied by one proposal. Default 4. Raised: moves end sooner, and pushes notice them more,
+    /// for while a vbucket has another set of copies than others its messages go in blocks of their own.
+    pub starts: usize,
     /// Leaderships transferred by one proposal. Default 4. Raised: more pushes wait at the same time.
     pub transfers: usize,
 }
 
 impl Default for MoveLimits {
     fn default() -> Self {
-        Self { learners: 256, learners_per_node: 64, transfers: 4 }
+        Self { learners: 256, learners_per_node: 64, starts: 4, transfers: 4 }
     }
 }
 
@@ -41,6 +44,7 @@ struct Budget {
     limits: MoveLimits,
     learners: usize,
     learners_at: BTreeMap<NodeId, usize>,
+    starts: usize,
     transfers: usize,
 }
 
@@ -100,7 +104,7 @@ impl ClusterState {
         // A learner whose process is dead copies nothing and must not hold up others.
         let busy = |id: NodeId| self.map.alive(id).map(|_| (id, self.learning(id).count()));
         let learners_at: BTreeMap<NodeId, usize> = self.map.nodes().filter_map(|(id, _)| busy(id)).collect();
-        Budget { limits, learners: learners_at.values().sum(), learners_at, transfers: 0 }
+        Budget { limits, learners: learners_at.values().sum(), learners_at, starts: 0, transfers: 0 }
     }
 
     /// The next step of one vbucket, if there is one and the budget allows it.
@@ -158,7 +162,9 @@ impl Budget {
 
     fn take_learner(&mut self, node: NodeId) -> bool {
         let at = self.learners_at.entry(node).or_default();
-        let is_free = self.learners < self.limits.learners && *at < self.limits.learners_per_node;
+        let limits = &self.limits;
+        let is_free = self.starts < limits.starts && self.learners < limits.learners && *at < limits.learners_per_node;
+        self.starts += usize::from(is_free);
         self.learners += usize::from(is_free);
         *at += usize::from(is_free);
         is_free

@@ -8,7 +8,7 @@ fn fourth_node_gets_its_share_without_a_copy_too_few() {
     cluster.register("d");
     let before = cluster.index;
     for _ in 0..500 {
-        let moves = cluster.state.next_moves(MoveLimits { learners: 4, learners_per_node: 2, transfers: 2 });
+        let moves = cluster.state.next_moves(MoveLimits { learners: 4, learners_per_node: 2, starts: 4, transfers: 2 });
         let is_idle = moves.is_empty();
         for command in moves {
             assert_accepted(&cluster.apply(command));
