@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ const FILES_RESERVED: u64 = 128;
 const CLIENTS_FEW: u64 = 64;
 /// What is logged unless BROKY_LOG says otherwise. openraft calls every attempt to reach a dead member an error.
 const LOG_DEFAULT: &str = "info,openraft=error,openraft::replication=off";
+/// Threads that no machine has cores for.
+const WORKERS_MAX: u16 = 1024;
 /// How often a node without protection says so.
 const INSECURE_REMINDER: Duration = Duration::from_secs(60);
 /// Time to stop for a node that nobody watches any more.
@@ -38,7 +41,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     start_logging();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let exposed: Vec<_> = listeners(args).into_iter().filter(|(_, address)| !address.ip().is_loopback()).collect();
-    let (name, memory, workers) = (config.name.clone(), config.memory_bytes, config.workers);
+    let (name, memory) = (config.name.clone(), config.memory_bytes);
     // Before anybody can see the node, and want it to end.
     let mut signals = runtime.block_on(async { Signals::new() })?;
     if args.stop_with_stdin {
@@ -63,7 +66,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
             peers = %node.peer_address(),
             admin = %node.admin_address(),
             memory = show_bytes(memory as u64),
-            workers,
+            workers = node.workers(),
             "node started"
         );
         warn_of_limits(memory);
@@ -101,8 +104,8 @@ fn config(args: &ServeArgs) -> anyhow::Result<NodeConfig> {
     if args.message_max == 0 || args.message_max > MESSAGE_BYTES_HARD_MAX {
         faults.push(format!("--message-max must lie between 1 and {MESSAGE_BYTES_HARD_MAX} bytes"));
     }
-    if args.workers == Some(0) {
-        faults.push("--workers must be at least 1".to_owned());
+    if args.workers.is_some_and(|workers| !(1..=WORKERS_MAX).contains(&workers)) {
+        faults.push(format!("--workers must lie between 1 and {WORKERS_MAX}"));
     }
     if args.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
         faults.push(format!("--name must have 1 to {NAME_BYTES_MAX} bytes"));
@@ -131,7 +134,7 @@ fn config(args: &ServeArgs) -> anyhow::Result<NodeConfig> {
     config.memory_bytes = args.memory;
     config.message_bytes_max = args.message_max;
     config.vbuckets = vbuckets.unwrap_or(VBucketCount::DEFAULT);
-    config.workers = args.workers.unwrap_or(config.workers);
+    config.workers = args.workers.and_then(NonZeroU16::new);
     Ok(config)
 }
 

@@ -1,6 +1,7 @@
 //! A node in this process.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use broky_client::Client;
@@ -48,7 +49,7 @@ impl TestNode {
         config.peer_listen = config.listen;
         config.admin_listen = config.listen;
         config.memory_bytes = MEMORY_BYTES;
-        config.workers = workers;
+        config.workers = NonZeroU16::new(workers);
         change(&mut config);
         // A node has runtimes of its own, which cannot be started from within another.
         let node = std::thread::spawn(|| Node::start(config)).join().unwrap().unwrap();

@@ -2,16 +2,20 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use broky_proto::id::VBucketCount;
 use broky_proto::limits::MESSAGE_BYTES_MAX;
 use broky_ring::member::Copies;
-use broky_shard::ConfigError;
+use broky_shard::{ConfigError, ShardConfig};
 use thiserror::Error;
 
 use crate::control::{ControlError, DEAD_AFTER, End};
+
+/// Shards of a node, at the most, unless it is told how many.
+const SHARDS_MAX: usize = 64;
 
 /// What a node is told at its start.
 #[derive(Clone, Debug)]
@@ -49,8 +53,9 @@ pub struct NodeConfig {
     /// Time after which a dead node's copies are rebuilt elsewhere. Default: 5 minutes. Raised, fewer copies remain for
     /// longer; lowered, a restart may move much data.
     pub dead_after: Duration,
-    /// Worker threads, each with a shard. Default: one less than there are cores, at least one.
-    pub workers: u16,
+    /// Worker threads, each with a shard, of every node of a cluster founded by this one; a node that joins another has as
+    /// many as the nodes there. Default: one less than there are cores, at most 64, as far as the memory has room.
+    pub workers: Option<NonZeroU16>,
 }
 
 impl NodeConfig {
@@ -60,7 +65,6 @@ impl NodeConfig {
     /// The defaults, under this name.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             name: name.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
@@ -76,9 +80,24 @@ impl NodeConfig {
             zone: String::new(),
             data_dir: None,
             dead_after: DEAD_AFTER,
-            workers: u16::try_from(cores.saturating_sub(1).clamp(1, 64)).unwrap_or(1),
+            workers: None,
         }
     }
+
+    /// Shards of a node of a cluster founded by this one.
+    pub(crate) fn shards(&self) -> NonZeroU16 {
+        let by_default = || {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            shards_for(cores, self.memory_bytes)
+        };
+        self.workers.unwrap_or_else(by_default)
+    }
+}
+
+/// As many shards as there are cores beside that of the control thread, each with the memory it needs.
+fn shards_for(cores: usize, memory_bytes: usize) -> NonZeroU16 {
+    let shards = cores.saturating_sub(1).min(SHARDS_MAX).min(memory_bytes / ShardConfig::MEMORY_BYTES_MIN);
+    u16::try_from(shards).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN)
 }
 
 /// Why a node did not start. Nothing keeps running.
@@ -95,7 +114,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The budget of each worker's shard is too small. Raise `--memory`.
-    #[error("--memory is too small for {workers} worker thread(s)")]
+    #[error("--memory is too small for {workers} worker thread(s), which is what each node of its cluster has")]
     Memory {
         /// How many share it.
         workers: u16,
@@ -125,3 +144,15 @@ pub enum StartError {
 #[derive(Debug, Error)]
 #[error(transparent)]
 pub struct ControlFault(#[from] ControlError);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_as_many_as_cores_and_memory_allow() {
+        let shards = |cores, mebibytes: usize| shards_for(cores, mebibytes << 20).get();
+        assert_eq!([shards(1, 512), shards(2, 512), shards(4, 512), shards(1000, 4096)], [1, 1, 3, 64]);
+        assert_eq!([shards(64, 512), shards(64, 47), shards(64, 1)], [32, 2, 1]);
+    }
+}

@@ -44,6 +44,7 @@ pub struct Node {
     peer_address: SocketAddr,
     admin_address: SocketAddr,
     control: Control,
+    inboxes: Arc<OnceLock<Vec<Inbox>>>,
     started: Option<oneshot::Receiver<Result<(), StartError>>>,
     thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -76,7 +77,7 @@ impl Node {
         let system = |what| move |source| StartError::System { what, source };
         shard_config(&config, ShardId(0), NOBODY, &ClusterMap::default())
             .validate()
-            .map_err(|source| StartError::Memory { workers: config.workers, source })?;
+            .map_err(|source| StartError::Memory { workers: config.shards().get(), source })?;
         let clients = bind(config.listen, "clients (--listen)")?;
         let peers = bind(config.peer_listen, "other nodes (--peer-listen)")?;
         let admins = bind(config.admin_listen, "the admin HTTP (--admin-listen)")?;
@@ -127,7 +128,7 @@ impl Node {
             control: control.clone(),
             routes,
             health,
-            inboxes,
+            inboxes: inboxes.clone(),
             listener,
             data_connections,
             peer_address,
@@ -135,7 +136,8 @@ impl Node {
             gossip_socket: std::sync::Mutex::new(Some(gossip_socket)),
         };
         let thread = shell.spawn(runtime, clients, admins, admin, report)?;
-        Ok(Self { client_address, peer_address, admin_address, control, started: Some(started), thread: Some(thread) })
+        let (started, thread) = (Some(started), Some(thread));
+        Ok(Self { client_address, peer_address, admin_address, control, inboxes, started, thread })
     }
 
     /// Waits until the node takes calls, which may be until others have come.
@@ -187,6 +189,12 @@ impl Node {
         self.admin_address
     }
 
+    /// How many worker threads it has: as many as every node of its cluster. Zero before it takes calls.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.inboxes.get().map_or(0, Vec::len)
+    }
+
     /// Stops the node: takes no more connections, tells subscribers and publishers, and returns when its threads have
     /// ended, which takes a few seconds at the most.
     pub fn stop(mut self) {
@@ -210,13 +218,14 @@ impl Drop for Node {
 const NOBODY: Member = Member { node: NodeId(0), incarnation: Incarnation(0) };
 
 fn shard_config(config: &NodeConfig, shard: ShardId, me: Member, map: &ClusterMap) -> ShardConfig {
+    let shards = map.shards().unwrap_or_else(|| config.shards());
     ShardConfig {
         shard,
-        shards: config.workers,
+        shards: shards.get(),
         me,
         cluster: map.cluster(),
         vbuckets: map.vbucket_count().unwrap_or(config.vbuckets),
-        memory_bytes: config.memory_bytes / usize::from(config.workers.max(1)),
+        memory_bytes: config.memory_bytes / usize::from(shards.get()),
         block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,
     }
 }
@@ -230,6 +239,7 @@ fn control_config(config: &NodeConfig, addresses: Addresses) -> ControlConfig {
         expect: config.expect,
         copies: config.copies,
         vbuckets: config.vbuckets,
+        shards: config.shards(),
         data_dir: config.data_dir.clone(),
         dead_after: config.dead_after,
     }
@@ -393,9 +403,11 @@ impl Shell {
     /// Gives a leader's connection to the shard of the same number.
     fn hand_on(&self, stream: std::net::TcpStream, hello: Hello) {
         let inboxes = self.inboxes.get().map(Vec::as_slice).unwrap_or_default();
-        let at = usize::from(hello.shard) % inboxes.len().max(1);
-        if let Some(inbox) = inboxes.get(at) {
-            let _ = inbox.send(ToWorker::Peer { stream, hello });
+        match inboxes.get(usize::from(hello.shard)) {
+            Some(inbox) => drop(inbox.send(ToWorker::Peer { stream, hello })),
+            // Before this node has started its own; it is dialled again.
+            None if inboxes.is_empty() => {}
+            None => tracing::warn!(from = ?hello.from, shard = hello.shard, "a link to a shard that no node has"),
         }
     }
 
@@ -423,8 +435,11 @@ impl Shell {
         to_control: &mpsc::UnboundedSender<FromWorker>,
         workers: &mut Vec<JoinHandle<()>>,
     ) -> Result<(), StartError> {
-        let (senders, receivers): (Vec<_>, Vec<_>) =
-            (0..self.config.workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let shards = map.shards().unwrap_or_else(|| self.config.shards()).get();
+        if let Some(wanted) = self.config.workers.filter(|wanted| wanted.get() != shards) {
+            tracing::warn!(wanted, shards, "each node has as many workers as the cluster was founded with");
+        }
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::unbounded_channel()).unzip();
         let inboxes = self.inboxes.get_or_init(|| senders);
         for (shard, inbox) in (0..).map(ShardId).zip(receivers) {
             let config = WorkerConfig {

@@ -4,6 +4,8 @@
 //! malformed or repeated, is refused with a reason and changes nothing. So proposers need no lock and no fresh view; the
 //! order of the log decides.
 
+use std::num::NonZeroU16;
+
 use broky_proto::id::{ClusterId, Epoch, IsrVersion, Lineage, NodeId, VBucketCount, VBucketId};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +29,8 @@ pub enum Command {
         /// How many vbuckets, for ever.
         #[serde(with = "vbucket_count")]
         vbuckets: VBucketCount,
+        /// How many shards every node has, for ever: a leader's shard replicates to the shard of the same number.
+        shards: NonZeroU16,
         /// How many copies.
         copies: Copies,
         /// How many nodes must have registered before vbuckets are placed, so that they are placed once.

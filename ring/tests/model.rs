@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use broky_proto::id::{ClusterId, Epoch, IsrVersion, Lineage, NodeId, VBucketCount, VBucketId};
 use broky_ring::command::{Command, IsrChange, Outcome, Step};
@@ -58,7 +59,13 @@ impl World {
             boots: 0,
         };
         let vbuckets = VBucketCount::new(VBUCKETS).unwrap();
-        world.apply(Command::Found { cluster: ClusterId([1; 16]), vbuckets, copies, expect: u16::from(nodes) });
+        world.apply(Command::Found {
+            cluster: ClusterId([1; 16]),
+            vbuckets,
+            shards: NonZeroU16::MIN,
+            copies,
+            expect: u16::from(nodes),
+        });
         (0..nodes).for_each(|name| world.start(name));
         world.control();
         world.processes.keys().copied().collect::<Vec<_>>().into_iter().for_each(|member| world.learn(member));

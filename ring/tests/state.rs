@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::num::NonZeroU16;
+
 use broky_proto::id::{
     ClusterId, Epoch, Incarnation, IsrVersion, Lineage, MapVersion, NodeId, VBucketCount, VBucketId,
 };
@@ -121,6 +123,7 @@ fn commands(state: &ClusterState, op: Op) -> Vec<Command> {
         17 => Command::Found {
             cluster: ClusterId([a; 16]),
             vbuckets: VBucketCount::DEFAULT,
+            shards: NonZeroU16::MIN,
             copies: Copies::DEFAULT,
             expect: 1,
         },
@@ -165,7 +168,13 @@ fn assert_proposal_accepted(outcome: &Outcome) {
 fn founded(expect: u16) -> ClusterState {
     let mut state = ClusterState::new();
     let vbuckets = VBucketCount::new(u32::from(VBUCKETS)).unwrap();
-    let found = Command::Found { cluster: ClusterId([1; 16]), vbuckets, copies: Copies::DEFAULT, expect };
+    let found = Command::Found {
+        cluster: ClusterId([1; 16]),
+        vbuckets,
+        shards: NonZeroU16::MIN,
+        copies: Copies::DEFAULT,
+        expect,
+    };
     assert_eq!(state.apply(LogIndex(1), found), Outcome::Found(Ok(())));
     state
 }

@@ -29,7 +29,7 @@ fn serve(name: &str, flags: &[&str]) -> Process {
     Process::start(&mut command(&args))
 }
 
-fn status(admin: &str) -> Option<Value> {
+pub(crate) fn status(admin: &str) -> Option<Value> {
     let answer = http(admin, "GET /status HTTP/1.0\r\n\r\n");
     serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
 }

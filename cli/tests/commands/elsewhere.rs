@@ -2,20 +2,22 @@
 
 use std::thread;
 
-use crate::cluster::{free, http};
+use crate::cluster::{free, http, status};
 use crate::node::ServedNode;
 
 const NODES: usize = 4;
 const KEYS: usize = 16;
+const WORKERS: [&str; NODES] = ["2", "3", "4", "5"];
 
-/// Four nodes with two copies of each vbucket, each with several threads that read and relay.
+/// Four nodes with two copies of each vbucket. Each was told another number of threads; all have that of the founder.
 fn start() -> Vec<ServedNode> {
     let peers = free(NODES);
     let join = peers.join(",");
     let start = |at: usize| {
         let name = format!("n{at}");
+        let workers = WORKERS[at];
         let flags = ["--name", &name, "--peer-listen", &peers[at], "--join", &join, "--expect", "4", "--replicas", "2"];
-        ServedNode::start_with(&[&flags[..], &["--workers", "2", "--vbuckets", "64", "--memory", "64MiB"]].concat())
+        ServedNode::start_with(&[&flags[..], &["--workers", workers, "--vbuckets", "64", "--memory", "80MiB"]].concat())
     };
     // None has started before all have met.
     thread::scope(|scope| {
@@ -42,6 +44,9 @@ fn by_key(output: &[u8]) -> Vec<Vec<u8>> {
 #[test]
 fn every_node_gives_everything_once_and_in_order() {
     let nodes = start();
+    let workers = |node: &ServedNode| status(&node.admin).unwrap()["workers"].as_u64().unwrap();
+    let all_workers: Vec<_> = nodes.iter().map(workers).collect();
+    assert!((2..=5).contains(&all_workers[0]) && all_workers.iter().all(|of| *of == all_workers[0]), "{all_workers:?}");
     push(&nodes[0], &(0..40));
     let count = (2 * 40 * KEYS).to_string();
     let all: Vec<_> =

@@ -323,7 +323,13 @@ mod tests {
     fn map() -> ClusterMap {
         let mut state = ClusterState::new();
         let vbuckets = VBucketCount::new(8).unwrap();
-        let found = Command::Found { cluster: ClusterId([1; 16]), vbuckets, copies: Copies::DEFAULT, expect: 1 };
+        let found = Command::Found {
+            cluster: ClusterId([1; 16]),
+            vbuckets,
+            shards: std::num::NonZeroU16::MIN,
+            copies: Copies::DEFAULT,
+            expect: 1,
+        };
         state.apply(LogIndex(1), found);
         for (index, name) in [(2, "a"), (3, "b")] {
             let (boot, addresses) = (BootId([index; 16]), Addresses::default());

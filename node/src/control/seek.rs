@@ -189,6 +189,7 @@ impl Shared {
         let found = Command::Found {
             cluster,
             vbuckets: self.config.vbuckets,
+            shards: self.config.shards,
             copies: self.config.copies,
             expect: self.config.expect.unwrap_or(1),
         };

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,8 @@ pub(crate) struct ControlConfig {
     pub(crate) copies: Copies,
     /// Vbuckets of a cluster founded here.
     pub(crate) vbuckets: VBucketCount,
+    /// Shards of every node of a cluster that this process founds.
+    pub(crate) shards: NonZeroU16,
     /// Where raft's log is kept; in memory when nowhere.
     pub(crate) data_dir: Option<PathBuf>,
     /// Time after which a dead node's copies are rebuilt elsewhere.

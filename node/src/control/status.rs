@@ -212,7 +212,13 @@ mod tests {
             let mut world = Self { state: ClusterState::new(), shared };
             let copies = Copies { replicas: 1, min_isr: 1 };
             let vbuckets = VBucketCount::new(8).unwrap();
-            world.apply(Command::Found { cluster: ClusterId([1; 16]), vbuckets, copies, expect: 2 });
+            world.apply(Command::Found {
+                cluster: ClusterId([1; 16]),
+                vbuckets,
+                shards: std::num::NonZeroU16::MIN,
+                copies,
+                expect: 2,
+            });
             world.register("a");
             world.register("b");
             world.shared.registered(world.member("a"));

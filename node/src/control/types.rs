@@ -180,7 +180,14 @@ mod tests {
     fn founded() -> Machine {
         let cluster = ClusterId([1; 16]);
         let vbuckets = VBucketCount::new(4).unwrap();
-        Machine::founded(Command::Found { cluster, vbuckets, copies: Copies::DEFAULT, expect: 1 }).unwrap()
+        Machine::founded(Command::Found {
+            cluster,
+            vbuckets,
+            shards: std::num::NonZeroU16::MIN,
+            copies: Copies::DEFAULT,
+            expect: 1,
+        })
+        .unwrap()
     }
 
     fn register(name: &str, boot: u8, raft: u64) -> Request {

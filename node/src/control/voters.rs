@@ -142,7 +142,13 @@ mod tests {
         /// Nodes named by numbers, registered under the raft ids of the same numbers, in a group of these voters.
         fn new(nodes: &[u64], voters: &[u64], learners: &[u64]) -> Self {
             let vbuckets = VBucketCount::new(4).unwrap();
-            let found = Command::Found { cluster: ClusterId([1; 16]), vbuckets, copies: Copies::DEFAULT, expect: 1 };
+            let found = Command::Found {
+                cluster: ClusterId([1; 16]),
+                vbuckets,
+                shards: std::num::NonZeroU16::MIN,
+                copies: Copies::DEFAULT,
+                expect: 1,
+            };
             let membership = Membership::new(
                 vec![voters.iter().copied().map(RaftId).collect()],
                 voters.iter().chain(learners).map(|id| (RaftId(*id), peer(*id))).collect::<BTreeMap<_, _>>(),

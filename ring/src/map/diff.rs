@@ -4,6 +4,8 @@
 //! reaches further back than needed does no harm. Nodes that were forgotten leave no trace in their own entry; therefore
 //! the ids of all registered nodes go along.
 
+use std::num::NonZeroU16;
+
 use broky_proto::id::{ClusterId, MapVersion, NodeId, VBucketId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -22,6 +24,8 @@ pub struct MapDiff {
     pub version: MapVersion,
     /// The configured copies.
     pub copies: Copies,
+    /// How many shards every node has.
+    pub shards: Option<NonZeroU16>,
     /// How many vbuckets there are.
     pub vbuckets_len: u16,
     /// Every registered node's id, ascending. Nodes that are not in here are gone.
@@ -65,6 +69,7 @@ impl ClusterMap {
             since,
             version: self.version,
             copies: self.copies,
+            shards: self.shards,
             vbuckets_len: u16::try_from(self.vbuckets.len()).unwrap_or(u16::MAX),
             registered: self.nodes.keys().copied().collect(),
             nodes: self.nodes().filter(|(_, n)| n.version > since).map(|(id, n)| (id, n.clone())).collect(),
@@ -96,6 +101,7 @@ impl ClusterMap {
         self.cluster = diff.cluster;
         self.version = diff.version;
         self.copies = diff.copies;
+        self.shards = diff.shards;
         self.nodes.retain(|id, _| diff.registered.binary_search(id).is_ok());
         self.nodes.extend(diff.nodes);
         self.vbuckets.resize_with(len, VBucket::default);

@@ -10,6 +10,7 @@
 mod diff;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use broky_proto::id::{
     ClusterId, Epoch, Incarnation, IsrVersion, Lineage, MapVersion, NodeId, VBucketCount, VBucketId,
@@ -28,6 +29,7 @@ pub struct ClusterMap {
     pub(crate) version: MapVersion,
     pub(crate) copies: Copies,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) shards: Option<NonZeroU16>,
     /// Empty until the cluster is founded.
     pub(crate) vbuckets: Vec<VBucket>,
 }
@@ -115,6 +117,12 @@ impl ClusterMap {
     #[must_use]
     pub fn vbucket_count(&self) -> Option<VBucketCount> {
         VBucketCount::new(u32::try_from(self.vbuckets.len()).ok()?)
+    }
+
+    /// How many shards every node has; vbucket `v` is at shard `v` modulo this. `None` before the founding.
+    #[must_use]
+    pub fn shards(&self) -> Option<NonZeroU16> {
+        self.shards
     }
 
     /// The registered nodes, by id ascending.

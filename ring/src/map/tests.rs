@@ -1,5 +1,7 @@
 //! Differences of maps.
 
+use std::num::NonZeroU16;
+
 use super::*;
 use crate::command::Command;
 use crate::member::{BootId, LogIndex};
@@ -18,7 +20,16 @@ fn register(state: &mut ClusterState, name: &str) {
 fn founded() -> ClusterState {
     let mut state = ClusterState::new();
     let vbuckets = VBucketCount::new(8).unwrap();
-    apply(&mut state, Command::Found { cluster: ClusterId([1; 16]), vbuckets, copies: Copies::DEFAULT, expect: 1 });
+    apply(
+        &mut state,
+        Command::Found {
+            cluster: ClusterId([1; 16]),
+            vbuckets,
+            shards: NonZeroU16::MIN,
+            copies: Copies::DEFAULT,
+            expect: 1,
+        },
+    );
     ["a", "b", "c"].iter().for_each(|name| register(&mut state, name));
     for command in state.next_moves(MoveLimits::default()) {
         apply(&mut state, command);

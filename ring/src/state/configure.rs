@@ -1,5 +1,7 @@
 //! Founding, and the number of copies.
 
+use std::num::NonZeroU16;
+
 use broky_proto::id::{ClusterId, Lineage, VBucketCount};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -33,6 +35,7 @@ impl ClusterState {
         &mut self,
         cluster: ClusterId,
         vbuckets: VBucketCount,
+        shards: NonZeroU16,
         copies: Copies,
         expect: u16,
     ) -> Result<(), FoundRefusal> {
@@ -45,7 +48,7 @@ impl ClusterState {
         let version = self.version();
         let empty = VBucket { version, min_isr: 1, lineage_end: Lineage(1), ..VBucket::default() };
         let vbuckets = vec![empty; vbuckets.len()];
-        self.map = ClusterMap { cluster, version, copies, vbuckets, ..ClusterMap::default() };
+        self.map = ClusterMap { cluster, version, copies, vbuckets, shards: Some(shards), ..ClusterMap::default() };
         self.expect = expect;
         Ok(())
     }

@@ -110,8 +110,8 @@ impl ClusterState {
         }
         self.applied = index;
         match command {
-            Command::Found { cluster, vbuckets, copies, expect } => {
-                Outcome::Found(self.found(cluster, vbuckets, copies, expect))
+            Command::Found { cluster, vbuckets, shards, copies, expect } => {
+                Outcome::Found(self.found(cluster, vbuckets, shards, copies, expect))
             }
             _ if !self.is_founded() => Outcome::NotFounded,
             Command::Register { name, boot, addresses, zone } => {

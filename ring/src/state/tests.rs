@@ -1,5 +1,7 @@
 //! The machine, claim by claim.
 
+use std::num::NonZeroU16;
+
 use broky_proto::id::{ClusterId, Epoch, Incarnation, IsrVersion, Lineage, NodeId, VBucketCount, VBucketId};
 
 use super::*;
@@ -23,7 +25,7 @@ impl Cluster {
         let mut cluster = Self { state: ClusterState::new(), index: 0 };
         let vbuckets = VBucketCount::new(vbuckets).unwrap();
         let expect = u16::try_from(names.len()).unwrap();
-        let found = Command::Found { cluster: ClusterId([7; 16]), vbuckets, copies, expect };
+        let found = Command::Found { cluster: ClusterId([7; 16]), vbuckets, shards: NonZeroU16::MIN, copies, expect };
         assert_eq!(cluster.apply(found), Outcome::Found(Ok(())));
         for name in names {
             cluster.register(name);
@@ -170,7 +172,13 @@ fn single_node_leads_everything_from_offset_zero() {
 fn expected_nodes_are_waited_for_and_placed_once() {
     let mut cluster = Cluster { state: ClusterState::new(), index: 0 };
     let vbuckets = VBucketCount::new(64).unwrap();
-    let found = Command::Found { cluster: ClusterId([7; 16]), vbuckets, copies: Copies::DEFAULT, expect: 3 };
+    let found = Command::Found {
+        cluster: ClusterId([7; 16]),
+        vbuckets,
+        shards: NonZeroU16::MIN,
+        copies: Copies::DEFAULT,
+        expect: 3,
+    };
     cluster.apply(found.clone());
     assert_eq!(cluster.apply(found), Outcome::Found(Err(FoundRefusal::Founded { cluster: ClusterId([7; 16]) })));
     cluster.register("a");

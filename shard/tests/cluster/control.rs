@@ -1,5 +1,7 @@
 //! The control plane: the replicated state itself, without raft.
 
+use std::num::NonZeroU16;
+
 use broky_proto::id::{ClusterId, Lineage, Member, Offset, VBucketCount, VBucketId};
 use broky_ring::command::{Command, Outcome};
 use broky_ring::lineage::lineage_base;
@@ -18,7 +20,7 @@ impl Cluster {
     pub(crate) fn new(vbuckets: VBucketCount, replicas: u8, min_isr: u8) -> Self {
         let mut cluster = Self { state: ClusterState::new(), boots: 0, lineages: Vec::new() };
         let (id, copies) = (ClusterId([5; 16]), Copies { replicas, min_isr });
-        cluster.apply(Command::Found { cluster: id, vbuckets, copies, expect: 1 });
+        cluster.apply(Command::Found { cluster: id, vbuckets, shards: NonZeroU16::MIN, copies, expect: 1 });
         cluster
     }
 

@@ -1,5 +1,7 @@
 //! Cluster maps for tests, made the way a cluster makes them: by applying commands.
 
+use std::num::NonZeroU16;
+
 use broky_proto::id::{ClusterId, Member, NodeId, VBucketCount, VBucketId};
 use broky_ring::command::{Command, Outcome};
 use broky_ring::map::ClusterMap;
@@ -17,7 +19,7 @@ impl Cluster {
     pub(crate) fn new(vbuckets: VBucketCount, replicas: u8, min_isr: u8) -> Self {
         let mut cluster = Self { state: ClusterState::new(), boots: 0 };
         let (id, copies) = (ClusterId([5; 16]), Copies { replicas, min_isr });
-        cluster.apply(Command::Found { cluster: id, vbuckets, copies, expect: 1 });
+        cluster.apply(Command::Found { cluster: id, vbuckets, shards: NonZeroU16::MIN, copies, expect: 1 });
         cluster
     }
 

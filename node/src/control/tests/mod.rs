@@ -10,6 +10,7 @@ mod quorum;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -49,6 +50,7 @@ pub(super) fn lone_config(name: &str) -> ControlConfig {
         expect: None,
         copies: Copies::DEFAULT,
         vbuckets: VBucketCount::new(16).unwrap(),
+        shards: NonZeroU16::MIN,
         data_dir: None,
         dead_after: DEAD_AFTER,
     }

@@ -1,5 +1,6 @@
 //! A control plane of one, that gives incarnations and maps.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use broky_proto::id::{ClusterId, Member, NodeId, VBucketCount};
@@ -19,7 +20,13 @@ pub(super) struct Registry {
 impl Registry {
     pub(super) fn new() -> Self {
         let mut registry = Self { state: ClusterState::new(), index: 0 };
-        registry.apply(Command::Found { cluster: CLUSTER, vbuckets: VBUCKETS, copies: Copies::DEFAULT, expect: 1 });
+        registry.apply(Command::Found {
+            cluster: CLUSTER,
+            vbuckets: VBUCKETS,
+            shards: NonZeroU16::MIN,
+            copies: Copies::DEFAULT,
+            expect: 1,
+        });
         registry
     }
 

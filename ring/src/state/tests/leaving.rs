@@ -1,5 +1,7 @@
 //! Moves, drain, eviction and forgetting.
 
+use std::num::NonZeroU16;
+
 use super::*;
 
 #[test]
@@ -219,7 +221,13 @@ fn copies_move_to_new_zones() {
     let mut cluster = Cluster { state: ClusterState::new(), index: 0 };
     let vbuckets = VBucketCount::new(16).unwrap();
     let copies = Copies { replicas: 2, min_isr: 1 };
-    cluster.apply(Command::Found { cluster: ClusterId::default(), vbuckets, copies, expect: 2 });
+    cluster.apply(Command::Found {
+        cluster: ClusterId::default(),
+        vbuckets,
+        shards: NonZeroU16::MIN,
+        copies,
+        expect: 2,
+    });
     for (nth, (name, zone)) in [("a", "x"), ("b", "x"), ("c", "y")].into_iter().enumerate() {
         cluster.apply(register(name, BootId([u8::try_from(nth).unwrap(); 16]), zone));
         cluster.converge();
