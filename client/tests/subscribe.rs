@@ -287,6 +287,15 @@ async fn next_batch_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn first_subscription_shares_the_connection_of_the_map() {
+    let broker = Broker::start().await;
+    let builder = Client::builder().address(broker.address()).streams_per_connection(1);
+    let client = in_time(builder.connect()).await.unwrap();
+    let _subscription = in_time(client.subscribe(SubscribeOptions::new(["*"]))).await.unwrap();
+    assert_eq!(broker.lock().connections, 1);
+}
+
+#[tokio::test]
 async fn subscriptions_share_connections() {
     let (broker, client) = start().await;
     let before = broker.lock().connections;

@@ -61,7 +61,7 @@ async fn ask(pool: &Pool, address: Arc<str>, known: Option<&Topology>) -> Result
         Some((connection, place)) => (connection, place, false),
         None => {
             let connection = pool.dial(&address).await?;
-            let place = connection.lease();
+            let place = connection.map_lease();
             (connection, place, true)
         }
     };

@@ -85,24 +85,34 @@ pub(crate) struct Connection {
 
 #[derive(Default)]
 struct State {
-    /// Streams and reservations.
+    /// Streams and reservations, but for those of the cluster map.
     leases: AtomicUsize,
+    /// Streams of the cluster map. They carry next to nothing, so they leave room for as many others as ever.
+    map_leases: AtomicUsize,
     is_suspect: AtomicBool,
 }
 
 /// A place among a connection's streams, given back when dropped.
-pub(crate) struct Lease(Arc<State>);
+pub(crate) struct Lease {
+    state: Arc<State>,
+    is_for_map: bool,
+}
 
 impl Lease {
-    fn new(state: &Arc<State>) -> Self {
-        state.leases.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(state))
+    fn new(state: &Arc<State>, is_for_map: bool) -> Self {
+        let lease = Self { state: Arc::clone(state), is_for_map };
+        lease.count().fetch_add(1, Ordering::Relaxed);
+        lease
+    }
+
+    fn count(&self) -> &AtomicUsize {
+        if self.is_for_map { &self.state.map_leases } else { &self.state.leases }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.leases.fetch_sub(1, Ordering::Relaxed);
+        self.count().fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -160,9 +170,19 @@ impl Connection {
         self.state.leases.load(Ordering::Relaxed)
     }
 
+    /// Whether nobody uses it.
+    pub(super) fn is_free(&self) -> bool {
+        self.leases() == 0 && self.state.map_leases.load(Ordering::Relaxed) == 0
+    }
+
     /// A place for one stream.
     pub(crate) fn lease(&self) -> Lease {
-        Lease::new(&self.state)
+        Lease::new(&self.state, false)
+    }
+
+    /// A place for a stream of the cluster map.
+    pub(crate) fn map_lease(&self) -> Lease {
+        Lease::new(&self.state, true)
     }
 
     /// Starts a call. The body is sent from now on, whether or not the returned future is polled; dropping that resets

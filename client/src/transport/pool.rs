@@ -184,7 +184,7 @@ impl Pool {
         let connections = &mut self.kept().connections;
         connections.retain(Connection::is_usable);
         let has_room = |connection: &Connection| match dialing {
-            Dialing::Dedicated => connection.leases() == 0,
+            Dialing::Dedicated => connection.is_free(),
             Dialing::Shared => connection.leases() < self.settings.streams_per_connection,
         };
         let at = connections.iter().position(|connection| has_room(connection) && fits(connection.address()))?;
@@ -226,9 +226,11 @@ impl Pool {
         addresses
     }
 
-    /// A place on a shared connection to this address, if there is one.
+    /// A shared connection to this address, if there is one, and a place on it for a stream of the cluster map.
     pub(crate) fn shared_at(&self, address: &str) -> Option<(Connection, Lease)> {
-        self.find(Dialing::Shared, |other| other == address)
+        let kept = self.kept();
+        let mut usable = kept.connections.iter().filter(|connection| connection.is_usable());
+        usable.find(|connection| **connection.address() == *address).map(|found| (found.clone(), found.map_lease()))
     }
 
     /// Takes the addresses that the cluster map lists.

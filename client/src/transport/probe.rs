@@ -27,7 +27,7 @@ impl Pool {
         let limit = self.connect_timeout();
         let answered = async {
             let connection = self.dial(address).await?;
-            match ask_topology(&connection, connection.lease()).await {
+            match ask_topology(&connection, connection.map_lease()).await {
                 Ok(responses) => Ok((connection, Some(responses))),
                 // Whatever its answer, a node gave one.
                 Err(CallError::Refused { .. }) => Ok((connection, None)),

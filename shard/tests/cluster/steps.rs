@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.now = self.now.plus(TICK);
         let now = self.now;
         for node in self.alive() {
