@@ -79,6 +79,14 @@ pub enum AttachError {
         /// What is held here.
         known: Lineage,
     },
+    /// The log ends before that: it is another copy than the one the leader asked about. Let it ask anew.
+    #[error("the leader goes on at {next}, beyond the end {end}")]
+    Short {
+        /// Where the leader would go on.
+        next: Offset,
+        /// Where the log ends.
+        end: Offset,
+    },
     /// It would have to take back committed messages. A bug: it must stay out of the ISR, and be looked into.
     #[error("the leader goes on at {next}, below the high watermark {high_watermark}")]
     Diverged {

@@ -16,7 +16,9 @@ use broky_proto::data_v1::{ProducerState, Replicated, Synced, SyncedVBucket, to_
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, Offset, VBucketId};
 use broky_proto::replicate::{ReplicatedRun, encode_block, encode_to_follower};
+use broky_proto::time::Timestamp;
 use broky_replication::{Attachment, Hole, Replica};
+use prost::Message as _;
 
 use crate::block::{PartBuilder, StoredMessage, add_origin, origins_of, stored_of};
 use crate::leading::note_origins;
@@ -35,6 +37,9 @@ const MESSAGE_WORK: usize = 512;
 /// What a block takes that holds nothing of what is lacked: its runs tell that at a glance.
 const SKIPPED: usize = 64;
 
+/// What is known of producers goes in frames of about this many bytes: far below what a frame may have.
+const SYNCED_BYTES: usize = 1 << 20;
+
 /// Steps taken in one call; the next acknowledgement or tick goes on.
 const STEPS_MAX: usize = 16;
 
@@ -45,6 +50,30 @@ struct Chunk {
     meta: Replicated,
     runs: Vec<ReplicatedRun>,
     origins: Vec<Origin>,
+}
+
+/// What is known of the producers of some vbuckets.
+#[derive(Default)]
+struct SyncedChunk {
+    vbuckets: Vec<SyncedVBucket>,
+    bytes: usize,
+}
+
+impl SyncedChunk {
+    fn add(&mut self, vbucket: SyncedVBucket) {
+        self.bytes += vbucket.encoded_len();
+        self.vbuckets.push(vbucket);
+    }
+
+    /// Sends what there is, under the number that the vbuckets were told to be synced by.
+    fn send(&mut self, session: &mut Session, id: SessionId, now: Timestamp, out: &mut Outbox) {
+        let Self { vbuckets, bytes } = std::mem::take(self);
+        if !vbuckets.is_empty() {
+            let seq = session.send(now, bytes, false, Ends::Nothing);
+            let frame = to_follower::Frame::Synced(Synced { seq, vbuckets });
+            out.to_followers.push((id, encode_to_follower(frame).into()));
+        }
+    }
 }
 
 impl Chunk {
@@ -193,7 +222,7 @@ impl Shard {
             collect(session, turn, &self.replicas, &sealed.block, &sealed.origins, &mut chunk);
             send(session, id, now, chunk, out);
         }
-        let mut synced = Vec::new();
+        let mut synced = SyncedChunk::default();
         let stages: Vec<(VBucketId, Stage)> = session.stages().collect();
         for (vbucket, stage) in stages {
             let Stage::Behind { begun, next, turn: of } = stage else { continue };
@@ -208,19 +237,18 @@ impl Shard {
             }
             session.set_stage(vbucket, Stage::Live { begun, synced: session.next_seq() });
             session.has_joiners = true;
-            synced.push(SyncedVBucket {
+            synced.add(SyncedVBucket {
                 vbucket: u32::from(vbucket.0),
                 epoch: replica.epoch().0,
                 high_watermark: replica.log().high_watermark().0,
                 producers: replica.dedup().snapshot().into_iter().map(producer_state).collect(),
                 has_forgotten: replica.dedup().has_forgotten(),
             });
+            if synced.bytes >= SYNCED_BYTES {
+                synced.send(session, id, now, out);
+            }
         }
-        if !synced.is_empty() {
-            let seq = session.send(now, 64 * synced.len(), false, Ends::Nothing);
-            let frame = to_follower::Frame::Synced(Synced { seq, vbuckets: synced });
-            out.to_followers.push((id, encode_to_follower(frame).into()));
-        }
+        synced.send(session, id, now, out);
     }
 }
 
@@ -259,7 +287,7 @@ fn collect(
     true
 }
 
-fn send(session: &mut Session, id: SessionId, now: broky_proto::time::Timestamp, chunk: Chunk, out: &mut Outbox) {
+fn send(session: &mut Session, id: SessionId, now: Timestamp, chunk: Chunk, out: &mut Outbox) {
     let Chunk { part, mut meta, runs, origins } = chunk;
     let Some(block) = part.finish() else { return };
     runs.into_iter().for_each(|run| meta.push_run(run));

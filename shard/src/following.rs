@@ -203,7 +203,7 @@ impl Shard {
         Ok(begin.seq)
     }
 
-    /// Attaches a log. Returns false when another epoch is followed.
+    /// Attaches a log. Returns false when another epoch is followed, or the leader was told of another copy.
     fn attach(&mut self, vbucket: VBucketId, entry: &BeginVBucket, out: &mut Outbox) -> Result<bool, InboundError> {
         let next = Offset(entry.next);
         let attachment =
@@ -213,7 +213,9 @@ impl Shard {
         let attached = replica.attach(Epoch(entry.epoch), Lineage(entry.lineage), attachment);
         match attached {
             Ok(_) => {}
-            Err(AttachError::OtherEpoch { .. } | AttachError::OtherLineage { .. }) => return Ok(false),
+            Err(AttachError::OtherEpoch { .. } | AttachError::OtherLineage { .. } | AttachError::Short { .. }) => {
+                return Ok(false);
+            }
             Err(source @ AttachError::Diverged { .. }) => return Err(InboundError::Attach { vbucket, source }),
         }
         let after = replica.log().clone();

@@ -1,7 +1,8 @@
 //! Who keeps up: when a leader proposes that a follower leave or join an ISR.
 //!
 //! A follower is out of sync when it has not acknowledged a frame for a second, and at once when nothing listens at its
-//! address any more. Links are pinged, so an idle one tells as well. One verdict per link is for all vbuckets on it. A
+//! address any more; and when it is in an ISR and its link does not come to where it gets every block, be it that it breaks
+//! again and again. Links are pinged, so an idle one tells as well. One verdict per link is for all vbuckets on it. A
 //! follower joins when it holds everything committed, all that the leader began with, and what is known of producers.
 //!
 //! A leader never proposes an ISR below `min_isr`. Were it to do so it would stand alone and freeze, although the others
@@ -15,6 +16,7 @@ use broky_ring::command::{BATCH_MAX, IsrChange};
 use broky_ring::lineage::extension_due;
 
 use crate::outbox::{Outbox, SessionId};
+use crate::sessions::{Session, Stage};
 use crate::shard::Shard;
 
 /// Without an acknowledgement for this long a follower is out of sync.
@@ -37,7 +39,10 @@ const CATCH_UP_PER_TICK: usize = 32 << 20;
 /// The same where copies only move, and nobody waits but those who push.
 const MOVE_PER_TICK: usize = 1 << 20;
 
-/// A process without a link.
+/// A worker that comes this much too late takes what looks like the silence of others for its own.
+const STALLED: Duration = Duration::from_millis(500);
+
+/// A process without a link, or with one that does not bring what its copies need to be in sync.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Absent {
     pub(crate) since: Timestamp,
@@ -48,11 +53,11 @@ impl Shard {
     /// Looks at what time does to links and ISRs. Call it every [`TICK`] in a cluster of several nodes.
     pub fn handle_tick(&mut self, now: Timestamp, out: &mut Outbox) {
         self.now = self.now.max(now);
-        for member in &self.wanted_sessions {
-            if !self.sessions.values().any(|session| session.member == *member) {
-                self.absent.entry(*member).or_insert(Absent { since: self.now, is_refused: false });
-            }
+        if self.now.since(self.ticked_at) >= STALLED {
+            self.excuse_all();
         }
+        self.ticked_at = self.now;
+        self.note_who_is_absent();
         for id in self.sessions.keys().copied().collect::<Vec<SessionId>>() {
             let is_urgent = self.lacks_copies(id);
             let Some(session) = self.sessions.get_mut(&id) else { continue };
@@ -77,6 +82,38 @@ impl Shard {
         }
     }
 
+    /// Begins anew to wait for everybody: this worker stood still, and may have heard nobody for that.
+    fn excuse_all(&mut self) {
+        self.sessions.values_mut().for_each(|session| session.excuse(self.now));
+        self.absent.values_mut().for_each(|absent| absent.since = absent.since.max(self.now));
+    }
+
+    /// Notes who has no link, or one that is not good enough.
+    fn note_who_is_absent(&mut self) {
+        let is_current = |member: &Member| {
+            self.sessions.values().any(|session| session.member == *member && self.keeps_in_sync(session))
+        };
+        let (present, lacking): (Vec<Member>, Vec<Member>) = self.wanted_sessions.iter().partition(|it| is_current(it));
+        for member in present {
+            self.absent.remove(&member);
+        }
+        for member in lacking {
+            self.absent.entry(member).or_insert(Absent { since: self.now, is_refused: false });
+        }
+    }
+
+    /// Whether a link has come to where its follower gets, and has acknowledged, what keeps it in every ISR that it is in.
+    fn keeps_in_sync(&self, session: &Session) -> bool {
+        let is_in_isr = |vbucket: VBucketId| {
+            let place = self.places.get(usize::from(vbucket.0));
+            place.is_some_and(|place| place.isr.contains(&session.member))
+        };
+        let lacks = |(vbucket, stage): (VBucketId, Stage)| {
+            stage != Stage::Absent && !session.is_synced(vbucket) && is_in_isr(vbucket)
+        };
+        session.is_synced_throughout() || !session.stages().any(lacks)
+    }
+
     /// Whether a link brings up to date what has fewer copies in sync than it is to have.
     fn lacks_copies(&self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(&id).filter(|session| !session.is_settled()) else { return false };
@@ -88,7 +125,7 @@ impl Shard {
     fn close_laggards(&mut self, out: &mut Outbox) {
         let bytes_max = (self.config.memory_bytes / 2).max(8 << 20);
         let now = self.now;
-        let lags = |session: &crate::sessions::Session| {
+        let lags = |session: &Session| {
             let waits = session.waits_since().is_some_and(|since| now.since(since) >= LAG_MAX);
             waits || session.in_flight_bytes() > bytes_max
         };
@@ -153,7 +190,7 @@ impl Shard {
             return;
         }
         let live = |id: &SessionId| self.sessions.get(id).is_some_and(|session| session.stage(vbucket).is_live());
-        let may_enter = |member: &Member| !self.barred.contains(&member.node);
+        let may_enter = |member: &Member| !self.barred.contains(&member.node) && !leaving.contains(member);
         let candidates: Vec<(SessionId, Member)> =
             sessions.iter().copied().filter(|(id, member)| live(id) && may_enter(member)).collect();
         let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else { return };
@@ -181,7 +218,8 @@ impl Shard {
         let leaves: Vec<Member> = isr.members.iter().copied().filter(|member| leaving.contains(member)).collect();
         let left = isr.members.len() + joins.len() - leaves.len();
         if !leaves.is_empty() && left < isr.min {
-            if is_again {
+            // The rest has its turn when these are decided.
+            if is_again && out.resign.len() < BATCH_MAX {
                 out.resign.push((vbucket, leader.epoch()));
             }
             return;

@@ -30,7 +30,10 @@ impl Shard {
     /// Takes a link to a follower that has just been opened.
     pub fn handle_session_open(&mut self, now: Timestamp, id: SessionId, member: Member, out: &mut Outbox) {
         self.now = self.now.max(now);
-        self.absent.remove(&member);
+        // A link that breaks again and again is as bad as none: how long there was none counts until this one is of use.
+        if let Some(absent) = self.absent.get_mut(&member) {
+            absent.is_refused = false;
+        }
         let mut session = Session::new(member, self.config.vbuckets, now);
         let led = self.led_with_copy_at(member);
         led.for_each(|vbucket| session.set_stage(vbucket, Stage::Asked));
@@ -180,12 +183,20 @@ impl Shard {
         send_notice(id, session, out);
         let offsets = begins.iter().map(|(vbucket, attachment)| (*vbucket, attachment.next())).collect();
         let seq = session.send(now, FRAME_OVERHEAD, false, Ends::Offsets(offsets));
+        let member = session.member;
         for (vbucket, attachment) in begins {
             let stage = Stage::Behind { begun: seq, next: attachment.next(), turn: Turn::Waits };
             session.set_stage(*vbucket, stage);
         }
         let frame = to_follower::Frame::Begin(Begin { seq, vbuckets });
         out.to_followers.push((id, encode_to_follower(frame).into()));
+        // What was known of an earlier copy is not known of this one.
+        for (vbucket, _) in begins {
+            let leader = self.replica_mut(*vbucket).and_then(Replica::leader_mut);
+            if let Some(leader) = leader.filter(|leader| !leader.isr().members.contains(&member)) {
+                leader.forget(member);
+            }
+        }
     }
 
     /// Sends a sealed block to every follower that gets its vbuckets live.

@@ -24,6 +24,8 @@ pub(crate) struct Place {
     pub(crate) is_whole: bool,
     pub(crate) lineage: Lineage,
     pub(crate) lineage_end: Lineage,
+    /// Who copies in order to hold one.
+    pub(crate) learners: Vec<NodeId>,
     /// Other nodes that hold a copy, or are to.
     pub(crate) others: Vec<NodeId>,
 }
@@ -42,6 +44,7 @@ impl Place {
             is_whole: vbucket.isr.len() >= vbucket.replicas.len(),
             lineage: vbucket.lineage,
             lineage_end: vbucket.lineage_end,
+            learners: vbucket.learners.clone(),
             others: all.copied().filter(|node| *node != me.node).collect(),
         }
     }
@@ -96,7 +99,9 @@ impl Shard {
 
     fn take_place(&mut self, id: VBucketId, place: Place, out: &mut Outbox) {
         let at = usize::from(id.0);
+        let mut has_other_isr = false;
         if let Some(known) = self.places.get_mut(at) {
+            has_other_isr = known.isr_version != place.isr_version;
             *known = place.clone();
         }
         let others = if place.leader == Some(self.config.me) { place.others.clone() } else { Vec::new() };
@@ -110,7 +115,7 @@ impl Shard {
             self.hold(id, &place, out);
             self.take_role(id, &place);
         }
-        self.restage(id, &place);
+        self.restage(id, &place, has_other_isr);
         self.show(id, out);
     }
 
@@ -219,8 +224,9 @@ impl Shard {
         }
     }
 
-    /// Begins anew, or gives up, replicating a vbucket on every link.
-    fn restage(&mut self, id: VBucketId, place: &Place) {
+    /// Begins anew, or gives up, replicating a vbucket on every link. With every other version of the ISR also on those of
+    /// learners: theirs may be a new copy, the old one having been dropped in a version of the map that was passed over.
+    fn restage(&mut self, id: VBucketId, place: &Place, has_other_isr: bool) {
         let leads = place.leader == Some(self.config.me) && place.is_held;
         let epoch_changed = self.staged.get(usize::from(id.0)).is_none_or(|epoch| *epoch != place.epoch);
         if let Some(staged) = self.staged.get_mut(usize::from(id.0)) {
@@ -231,7 +237,10 @@ impl Shard {
             let stage = session.stage(id);
             if !is_wanted {
                 session.set_stage(id, Stage::Absent);
-            } else if stage == Stage::Absent || epoch_changed {
+            } else if stage == Stage::Absent
+                || epoch_changed
+                || has_other_isr && place.learners.contains(&session.member.node)
+            {
                 session.set_stage(id, Stage::Asked);
             }
         }

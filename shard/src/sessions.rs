@@ -142,6 +142,8 @@ pub(crate) struct Session {
     unsettled: usize,
     next_seq: u64,
     acknowledged: u64,
+    /// The last frame that brought what is known of producers.
+    synced: u64,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
     catch_up_bytes: usize,
@@ -165,6 +167,7 @@ impl Session {
             // The follower's "nothing yet" is 0.
             next_seq: 1,
             acknowledged: 0,
+            synced: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             catch_up_bytes: 0,
@@ -183,6 +186,9 @@ impl Session {
 
     pub(crate) fn set_stage(&mut self, vbucket: VBucketId, stage: Stage) {
         let is_unsettled = |stage: Stage| matches!(stage, Stage::Asked | Stage::Behind { .. });
+        if let Stage::Live { synced, .. } = stage {
+            self.synced = self.synced.max(synced);
+        }
         if let Some(place) = self.stages.get_mut(usize::from(vbucket.0)) {
             let before = std::mem::replace(place, stage);
             self.unsettled = self.unsettled + usize::from(is_unsettled(stage)) - usize::from(is_unsettled(before));
@@ -193,6 +199,16 @@ impl Session {
     /// it come to lead.
     pub(crate) fn is_synced(&self, vbucket: VBucketId) -> bool {
         matches!(self.stage(vbucket), Stage::Live { synced, .. } if synced <= self.acknowledged)
+    }
+
+    /// Whether the same holds for every vbucket that the follower holds and this shard leads.
+    pub(crate) fn is_synced_throughout(&self) -> bool {
+        self.is_settled() && self.synced <= self.acknowledged
+    }
+
+    /// Begins anew to wait for what is not acknowledged.
+    pub(crate) fn excuse(&mut self, now: Timestamp) {
+        self.in_flight.iter_mut().for_each(|frame| frame.sent_at = frame.sent_at.max(now));
     }
 
     /// The number of the next frame.

@@ -77,6 +77,8 @@ pub struct Shard {
     pub(crate) sessions: Sessions,
     /// Processes to which a link is wanted and missing.
     pub(crate) absent: BTreeMap<Member, Absent>,
+    /// When time was last told.
+    pub(crate) ticked_at: Timestamp,
     /// Who was out of sync when ISR changes were last proposed.
     pub(crate) leaving: Vec<Member>,
     pub(crate) isr_is_due: bool,
@@ -136,6 +138,7 @@ impl Shard {
             overhead_bytes: 0,
             sessions: Sessions::new(),
             absent: BTreeMap::new(),
+            ticked_at: Timestamp::default(),
             leaving: Vec::new(),
             isr_is_due: false,
             proposed_at: Timestamp::default(),

@@ -178,7 +178,8 @@ impl ClusterState {
         if after.leader != before.leader {
             after.epoch = Epoch(self.applied.0);
         }
-        if after.isr != before.isr {
+        // What was proposed for the ISR before a copy was dropped or begun anew is about a copy that is no more.
+        if after.isr != before.isr || after.learners != before.learners {
             after.isr_version = IsrVersion(self.applied.0);
         }
         tally.replace(before.leader, after.leader);

@@ -1,33 +1,39 @@
-//! Who hears when that something is committed, step by step, without faults.
+//! What is committed when, and who hears of it, step by step.
 
 use broky_proto::id::{Offset, VBucketId};
 use broky_ring::command::{Command, Step};
-use broky_shard::{Outbox, SessionId};
+use broky_ring::placement::Placement;
+use broky_shard::{LAG_MAX, Outbox, SessionId};
 
 use crate::readers::Reader;
 use crate::world::World;
 
 const VBUCKET: VBucketId = VBucketId(0);
 
-/// Three nodes in sync that hold one vbucket, and nothing on its way.
-fn settled() -> World {
-    let mut world = World::new(1, 3, 1, 3, 0);
-    for _ in 0..100 {
-        (0..3).for_each(|node| world.learn(node));
-        deliver_all(&mut world);
+/// Nodes, three of which hold the one vbucket and are in sync, and nothing on its way.
+fn settled(nodes: usize) -> World {
+    let mut world = World::new(1, nodes, 1, 3, 0);
+    pass_time(&mut world, 100);
+    assert_eq!(world.control.map().vbucket(VBUCKET).unwrap().isr.len(), 3);
+    world
+}
+
+/// Lets so many ticks pass, in which everybody hears everything.
+fn pass_time(world: &mut World, ticks: usize) {
+    for _ in 0..ticks {
+        (0..world.nodes.len()).for_each(|node| world.learn(node));
+        deliver_all(world);
         world.tick();
         while !world.proposals.is_empty() {
             world.decide(0);
         }
     }
-    deliver_all(&mut world);
-    assert_eq!(world.control.map().vbucket(VBUCKET).unwrap().isr.len(), 3);
-    world
+    deliver_all(world);
 }
 
 /// Delivers what is on its way until nothing is. Returns how many frames each node was sent as a follower.
-fn deliver_all(world: &mut World) -> [usize; 3] {
-    let mut received = [0; 3];
+fn deliver_all(world: &mut World) -> [usize; 4] {
+    let mut received = [0; 4];
     loop {
         let links: Vec<SessionId> = world.network.links.keys().copied().collect();
         let before = received;
@@ -53,7 +59,7 @@ fn deliver_all(world: &mut World) -> [usize; 3] {
 
 fn leader(world: &World) -> usize {
     let leader = world.control.map().vbucket(VBUCKET).unwrap().leader;
-    (0..3).find(|node| Some(world.nodes[*node].member) == leader).unwrap()
+    world.nodes.iter().position(|node| Some(node.member) == leader).unwrap()
 }
 
 fn push(world: &mut World) {
@@ -70,7 +76,7 @@ fn ends(world: &World, node: usize) -> (Offset, Offset) {
 
 #[test]
 fn follower_without_readers_is_not_woken_for_a_commit() {
-    let mut world = settled();
+    let mut world = settled(3);
     let leader = leader(&world);
     push(&mut world);
     let received = deliver_all(&mut world);
@@ -87,7 +93,7 @@ fn follower_without_readers_is_not_woken_for_a_commit() {
 
 #[test]
 fn reader_at_a_follower_gets_what_is_committed_at_once() {
-    let mut world = settled();
+    let mut world = settled(3);
     let reading = (leader(&world) + 1) % 3;
     let mut out = Outbox::default();
     let shard = world.nodes[reading].shard.as_mut().unwrap();
@@ -105,7 +111,7 @@ fn reader_at_a_follower_gets_what_is_committed_at_once() {
 
 #[test]
 fn push_that_waits_while_the_lead_is_handed_over_is_committed() {
-    let mut world = settled();
+    let mut world = settled(3);
     let before = leader(&world);
     push(&mut world);
     // Both followers have it; the leader has not heard that.
@@ -130,4 +136,87 @@ fn push_that_waits_while_the_lead_is_handed_over_is_committed() {
     }
     assert!(world.producers[0].unsettled.is_empty() && world.producers[0].attempt.is_none());
     assert_eq!(ends(&world, before), (Offset(1), Offset(1)));
+}
+
+#[test]
+fn follower_whose_link_breaks_again_and_again_leaves_the_isr() {
+    let mut world = settled(3);
+    let leader = leader(&world);
+    let gone = world.nodes[(leader + 1) % 3].member;
+    let is_in_sync = |world: &World| world.control.map().vbucket(VBUCKET).unwrap().isr.contains(&gone);
+    for _ in 0..30 {
+        let link = world.network.links.iter().find(|(_, link)| link.member == gone).map(|(session, _)| *session);
+        // It opens each time, and ends before anything has come of it.
+        link.into_iter().for_each(|session| world.cut(session, false));
+        deliver_all(&mut world);
+        world.connect(leader);
+        world.tick();
+        while !world.proposals.is_empty() {
+            world.decide(0);
+        }
+        (0..3).for_each(|node| world.learn(node));
+    }
+    assert!(!is_in_sync(&world), "a second and a half later it still counts");
+    push(&mut world);
+    deliver_all(&mut world);
+    assert_eq!(world.ledger.acknowledged.len(), 1);
+    // Once its link holds it is back.
+    pass_time(&mut world, 50);
+    assert!(is_in_sync(&world));
+}
+
+#[test]
+fn leader_that_stood_still_blames_nobody() {
+    let mut world = settled(3);
+    push(&mut world);
+    world.now = world.now.plus(2 * LAG_MAX);
+    world.tick();
+    assert!(world.proposals.is_empty(), "{:?}", world.proposals);
+    deliver_all(&mut world);
+    assert_eq!(world.ledger.acknowledged.len(), 1);
+}
+
+#[test]
+fn copy_that_was_dropped_and_begun_anew_counts_when_it_has_everything() {
+    let mut world = settled(4);
+    let leader = leader(&world);
+    push(&mut world);
+    pass_time(&mut world, 2);
+    let target = |world: &World| world.control.map().vbucket(VBUCKET).unwrap().target.clone();
+    let before = target(&world);
+    let moved = world
+        .nodes
+        .iter()
+        .position(|node| before.contains(node.member.node) && node.member != world.nodes[leader].member);
+    let spare = world.nodes.iter().position(|node| !before.contains(node.member.node)).unwrap();
+    let (moved, spare_id) = (moved.unwrap(), world.nodes[spare].member.node);
+    let moved_id = world.nodes[moved].member.node;
+    let others = before.0.iter().map(|node| if *node == moved_id { spare_id } else { *node }).collect();
+    let step = |world: &mut World, step| drop(world.control.apply(Command::Move { steps: vec![step] }));
+    let aim = |world: &mut World, to| drop(world.control.apply(Command::Reassign { targets: vec![(VBUCKET, to)] }));
+
+    aim(&mut world, Placement(others));
+    step(&mut world, Step::AddLearner { vbucket: VBUCKET, node: spare_id });
+    pass_time(&mut world, 40);
+    assert_eq!(world.control.map().vbucket(VBUCKET).unwrap().isr.len(), 4);
+    // Its node hears of each step, the leader of the last only.
+    step(&mut world, Step::Drop { vbucket: VBUCKET, node: moved_id });
+    world.learn(moved);
+    assert!(world.nodes[moved].shard.as_ref().unwrap().log(VBUCKET).is_none());
+    aim(&mut world, before);
+    step(&mut world, Step::AddLearner { vbucket: VBUCKET, node: moved_id });
+    world.learn(moved);
+    assert_eq!(ends(&world, moved).0, Offset(0));
+    let member = world.nodes[moved].member;
+    for _ in 0..60 {
+        world.learn(leader);
+        world.tick();
+        while !world.proposals.is_empty() {
+            world.decide(0);
+        }
+        let is_in_sync = world.control.map().vbucket(VBUCKET).unwrap().isr.contains(&member);
+        assert!(!is_in_sync || ends(&world, moved).0 == Offset(1), "an empty copy is in the ISR");
+        deliver_all(&mut world);
+    }
+    assert!(world.control.map().vbucket(VBUCKET).unwrap().isr.contains(&member));
 }
