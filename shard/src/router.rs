@@ -209,6 +209,21 @@ impl Router {
         }
     }
 
+    /// Takes nothing of a request, because there is no room for it. What its producer pushes behind it is refused until it
+    /// comes again.
+    pub fn refuse(&mut self, request: u64, push: Push, reason: &str, out: &mut Routed) {
+        let kind = ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_owned() };
+        let exceptions: Vec<Exception> =
+            push.entries.iter().map(|entry| Exception { index: entry.index, kind: kind.clone() }).collect();
+        self.arrivals += 1;
+        let (arrival, push) = (self.arrivals, Arc::new(push));
+        let (deadline, is_in_doubt) = (Timestamp::default(), false);
+        let batch = Batch { request, arrival, bytes: Bytes::new(), push, deadline, is_in_doubt };
+        self.note_holes(&batch, &exceptions);
+        let outcome = PartOutcome { messages: len(&batch), exceptions, positions: Vec::new() };
+        out.told.push(Told { request, outcome });
+    }
+
     /// Takes the outcome of a part. What was refused because its target does not lead goes on to whoever does.
     pub fn handle_outcome(&mut self, now: Timestamp, id: PartId, outcome: PartOutcome, out: &mut Routed) {
         let Some((_, batch)) = self.unanswered.remove(&id) else { return };

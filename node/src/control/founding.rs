@@ -26,7 +26,6 @@ use super::ids::{group_id, random, random_raft_id};
 use super::shared::{Promised, Shared, lock};
 use super::timing;
 use super::types::{GroupId, Machine, Peer, RaftId};
-use super::voters::{VOTERS_MAX, voters_of};
 
 /// What is to be founded.
 pub(super) struct Plan {
@@ -113,9 +112,8 @@ impl Shared {
                 None => return Err(FoundingError::Refused { name, reason: "no answer".to_owned() }),
             }
         }
-        // The rest follows as learners when it registers.
-        let others = voters_of((founders.len() + 1).min(VOTERS_MAX)) - 1;
-        let mut voters: BTreeMap<RaftId, Peer> = founders.into_iter().take(others).collect();
+        // All of them, however many: a promise binds nobody who does not vote. The steward makes them fewer.
+        let mut voters = founders;
         voters.insert(mine, Peer { name: self.config.name.clone(), address: self.config.addresses.peer.clone() });
         let _promising = self.promising.lock().await;
         let group = self.group_of(&id.0).ok_or(FoundingError::Raft("the promise has expired".to_owned()))?;

@@ -14,7 +14,7 @@ use broky_ring::map::{ClusterMap, Liveness};
 use super::types::{Membership, Peer, RaftId};
 
 /// The most voters.
-pub(super) const VOTERS_MAX: usize = 5;
+const VOTERS_MAX: usize = 5;
 
 /// The next change to the raft group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,7 +43,7 @@ pub(super) struct View<'a> {
 }
 
 /// How many of this many nodes vote.
-pub(super) fn voters_of(nodes: usize) -> usize {
+fn voters_of(nodes: usize) -> usize {
     match nodes {
         0..=3 => nodes,
         4 => 3,

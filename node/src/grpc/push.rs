@@ -90,7 +90,7 @@ impl PushStream {
     /// Takes requests as long as there are any and their outcomes are not too far behind.
     fn read(&mut self, cx: &mut Context<'_>) {
         let mut taken = 0;
-        while self.end.is_none() && self.in_flight.len() < IN_FLIGHT_MAX && self.in_flight_bytes < IN_FLIGHT_BYTES_MAX {
+        while self.end.is_none() && self.has_room() {
             if taken >= TURN_BYTES_MAX {
                 cx.waker().wake_by_ref();
                 return;
@@ -113,6 +113,12 @@ impl PushStream {
             taken += bytes;
             self.in_flight_bytes += bytes;
         }
+    }
+
+    /// Whether to read on. When this very stream waits for nothing it may, for else nothing would wake it.
+    fn has_room(&self) -> bool {
+        let is_short = self.in_flight.len() < IN_FLIGHT_MAX && self.in_flight_bytes < IN_FLIGHT_BYTES_MAX;
+        is_short && (self.in_flight.is_empty() || self.worker.has_room_for_requests())
     }
 
     /// The responses to the oldest requests, as far as they are known.

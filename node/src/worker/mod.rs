@@ -64,6 +64,8 @@ pub(crate) struct Worker {
     /// Bytes of messages that have begun to arrive.
     inbound_bytes: Cell<usize>,
     inbound_bytes_max: usize,
+    /// Bytes of requests that may wait for other shards, here or at other nodes, before streams are not read on.
+    waiting_bytes_max: usize,
     message_bytes_max: usize,
     is_flush_due: Cell<bool>,
     flush_due: Notify,
@@ -92,6 +94,7 @@ impl Worker {
         Self {
             this,
             inbound_bytes_max: (shard.config().memory_bytes / 4).max(INBOUND_BYTES_MIN),
+            waiting_bytes_max: (shard.config().memory_bytes / 4).max(INBOUND_BYTES_MIN),
             shard: RefCell::new(shard),
             outbox: RefCell::default(),
             requests: RefCell::default(),
@@ -207,7 +210,7 @@ impl Worker {
     }
 }
 
-/// Messages may always take this much while they arrive: 32 MiB.
+/// Messages may always take this much while they arrive, and as much while they wait for other shards: 32 MiB.
 const INBOUND_BYTES_MIN: usize = 32 << 20;
 /// A subscription hears of its node at least this often.
 const HEARTBEAT_PERIOD: std::time::Duration = std::time::Duration::from_millis(900);

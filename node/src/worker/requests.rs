@@ -82,7 +82,11 @@ impl Worker {
         let collector = Collector::new(&push);
         let waiting = Request { collector, waker: None, is_abandoned: false, abroad_bytes: 0 };
         let key = this.requests.borrow_mut().table.insert(waiting);
-        if this.is_alone.get() {
+        // Streams stop to be read long before that, but each may have one request on its way.
+        let has_room = this.abroad_bytes.get().saturating_add(request.len()) <= 2 * this.waiting_bytes_max;
+        if !has_room && !this.is_alone.get() {
+            this.route(|router, _, out| router.refuse(key as u64, push, "too many pushes wait for their outcome", out));
+        } else if this.is_alone.get() {
             let ticket = ticket(this.id(), &Waits::Request(key));
             let abroad = this.hand_out(&request, push, ticket);
             this.note_abroad(key, abroad);
@@ -210,6 +214,11 @@ impl Worker {
             request.abroad_bytes = bytes;
             self.abroad_bytes.set(self.abroad_bytes.get() + bytes);
         }
+    }
+
+    /// Whether more requests may be taken while there are some that wait.
+    pub(crate) fn has_room_for_requests(&self) -> bool {
+        self.abroad_bytes.get() < self.waiting_bytes_max
     }
 
     /// Pushes that wait for their outcome.

@@ -177,7 +177,12 @@ impl World {
         let number = self.pushed.len() as u64;
         self.unanswered[producer].push_back(self.pushed.len());
         self.pushed.push(Pushed { producer: producer as u64 + 1, messages, collector, response: None });
-        self.act(|router, now, out| router.push(now, number, bytes, push, out));
+        // There is no room for it, now and then.
+        let is_refused = !self.is_calm && self.rng.one_in(30);
+        self.act(|router, now, out| match is_refused {
+            true => router.refuse(number, push, "no room", out),
+            false => router.push(now, number, bytes, push, out),
+        });
     }
 
     /// Lets a target store the oldest part on its way to it.

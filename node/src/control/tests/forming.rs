@@ -117,3 +117,13 @@ fn node_that_finds_a_cluster_joins_it_although_it_could_found_one() {
     instances.push(lone);
     assert_eq!(until_formed(&instances), before);
 }
+
+#[test]
+fn six_found_a_cluster_and_five_go_on_voting() {
+    let instances = start_all(&Spec::many(6));
+    until_formed(&instances);
+    until("one is a learner", || {
+        let raft = instances[0].control().status().raft;
+        (raft.voters.len() == 5 && raft.learners.len() == 1).then_some(())
+    });
+}
