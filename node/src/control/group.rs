@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use broky_proto::id::ClusterId;
+use broky_proto::id::{ClusterId, MapVersion};
+use broky_ring::member::LogIndex;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{Config, EntryPayload, ServerState, SnapshotPolicy};
 use thiserror::Error;
@@ -13,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::contact::Contacts;
 use super::network::Network;
 use super::propose::ProposeError;
 use super::shared::{Shared, lock};
@@ -50,6 +52,7 @@ pub(crate) struct Group {
     pub(super) seed: Option<Machine>,
     /// When a leader was last heard of.
     led: Mutex<Option<Instant>>,
+    contacts: Mutex<Contacts>,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Wakes the steward.
     pub(super) stir: Notify,
@@ -101,6 +104,7 @@ impl Group {
             store,
             seed,
             led: Mutex::default(),
+            contacts: Mutex::default(),
             tasks: Mutex::default(),
             stir: Notify::new(),
         });
@@ -189,6 +193,28 @@ impl Group {
     /// How long no leader was heard of.
     pub(super) fn leaderless(&self) -> Option<Duration> {
         lock(&self.led).map(|at| at.elapsed())
+    }
+
+    /// Notes that the leader answered what was sent at `sent`, and which map it had.
+    pub(super) fn note_answer(&self, sent: Instant, map: MapVersion) {
+        lock(&self.contacts).note(sent, map);
+    }
+
+    /// Notes, as the leader, when a quorum last followed.
+    pub(super) fn note_quorum(&self) {
+        let metrics = self.metrics();
+        let quorum = metrics.millis_since_quorum_ack.filter(|_| metrics.state == ServerState::Leader);
+        let at = quorum.and_then(|millis| Instant::now().checked_sub(Duration::from_millis(millis)));
+        if let Some(at) = at {
+            self.note_answer(at, MapVersion(0));
+        }
+    }
+
+    /// The latest moment at which this process certainly knew all that the group had decided.
+    pub(super) fn last_contact(&self) -> Option<Instant> {
+        let (_, index) = self.log.last();
+        let LogIndex(known) = self.replicated.with(|machine| machine.index_of(index));
+        lock(&self.contacts).latest(MapVersion(known))
     }
 
     pub(super) fn voters(&self) -> BTreeSet<RaftId> {

@@ -84,7 +84,11 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
         if was_paused {
             leader.answered = last;
         }
-        match beat(&shared, me, &peer).await {
+        if is_broken && let Some((member, address)) = shared.node_called(&peer.name) {
+            // Should it be gone, it counts when that was.
+            let _ = shared.probe(member, &address).await;
+        }
+        match beat(&shared, &group, me, &peer).await {
             Ok(()) => {
                 leader.answered = Instant::now();
                 shared.forget_lost_leader();
@@ -108,7 +112,8 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
 }
 
 /// Sends one heartbeat and heeds the answer.
-async fn beat(shared: &Arc<Shared>, me: Member, leader: &Peer) -> Result<(), CallError> {
+async fn beat(shared: &Arc<Shared>, group: &Group, me: Member, leader: &Peer) -> Result<(), CallError> {
+    let sent = Instant::now();
     let unreachable = lock(&shared.unreachable).clone();
     let reported = |which: How| {
         let fresh = unreachable.iter().filter(|(_, report)| report.how == which && report.noted.elapsed() < REPORT);
@@ -123,6 +128,9 @@ async fn beat(shared: &Arc<Shared>, me: Member, leader: &Peer) -> Result<(), Cal
     };
     let call = |mut client: super::Client| async move { client.heartbeat(request).await };
     let response = shared.ask(&leader.address, timing::HEARTBEAT, call).await?;
+    if response.standing() == pb::Standing::Ok {
+        group.note_answer(sent, MapVersion(response.map_version));
+    }
     let may_stay = match response.standing() {
         pb::Standing::Ok | pb::Standing::NotLeader | pb::Standing::Unspecified => true,
         pb::Standing::Replaced | pb::Standing::Forgotten => false,
@@ -223,7 +231,13 @@ async fn is_agreed(
         let peer = metrics.membership_config.membership().get_node(id)?;
         shared.node_called(&peer.name)
     });
-    let verdicts = second_opinions(shared, member, &leader.address, others.collect()).await;
+    let others: Vec<(Member, String)> = others.collect();
+    for (other, address) in others.clone() {
+        // They may have gone with it, and then it counts when that was.
+        let shared = shared.clone();
+        tokio::spawn(async move { drop(shared.probe(other, &address).await) });
+    }
+    let verdicts = second_opinions(shared, member, &leader.address, others).await;
     let agree = verdicts.iter().filter(|reach| matches!(reach, Some(pb::Reach::Refused | pb::Reach::Silent))).count();
     agree + 1 > voters.len() / 2
 }

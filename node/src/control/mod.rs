@@ -11,6 +11,7 @@
 //!
 //! Only this module names openraft.
 
+mod contact;
 mod detector;
 mod founding;
 mod group;

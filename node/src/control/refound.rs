@@ -9,20 +9,25 @@
 //! takes part in the new group, and leaves the old one with that; a learner that did not answer, and finds the cluster going
 //! on without it, leaves it then.
 //!
-//! What only the dead had committed is lost. The gap in the indices keeps epochs and incarnations unique nevertheless.
+//! What only the dead had committed is lost. The gap in the indices keeps epochs and incarnations unique nevertheless. A
+//! survivor that may not have known of everything ([`super::contact`]) begins new lineages wherever somebody else may have
+//! gone on: so what was lost is told, and no offset is used again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use broky_proto::id::{Member, NodeId};
 use broky_proto::peer_v1 as pb;
+use broky_ring::map::Node;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::contact::knew_all;
 use super::founding::Plan;
 use super::group::Group;
 use super::shared::{Shared, lock};
-use super::types::{Peer, RaftId};
+use super::types::{Machine, Peer, RaftId};
 
 const ROUND: Duration = Duration::from_millis(300);
 /// Between the loss of the leader being noticed and the first look around.
@@ -33,6 +38,7 @@ pub(super) async fn keep_ready(shared: Arc<Shared>) {
     let mut leaderless: Option<Instant> = None;
     while shared.ended.borrow().is_none() {
         tokio::time::sleep(ROUND).await;
+        shared.group().iter().for_each(|group| group.note_quorum());
         let group = shared.group().filter(|group| group.is_seeded() && group.living_leader().is_none());
         let Some(group) = group.filter(|_| !shared.is_promised()) else {
             leaderless = None;
@@ -46,7 +52,7 @@ pub(super) async fn keep_ready(shared: Arc<Shared>) {
         if answers.iter().any(|answer| answer.is_elsewhere) {
             tracing::info!(group = %group.id, "the cluster goes on in another raft group");
             shared.leave(&group).await;
-        } else if let Some(plan) = plan(&group, &answers)
+        } else if let Some(plan) = plan(&shared, &group, &answers)
             && let Err(error) = shared.found(plan).await
         {
             tracing::info!(%error, "the raft group was not re-founded yet");
@@ -79,7 +85,7 @@ struct Answer {
 }
 
 /// What to do about those who answer. A plan when the majority is lost for good and this process is the one to act.
-fn plan(group: &Group, answers: &[Answer]) -> Option<Plan> {
+fn plan(shared: &Arc<Shared>, group: &Group, answers: &[Answer]) -> Option<Plan> {
     let metrics = group.metrics();
     let membership = metrics.membership_config.membership();
     if answers.iter().any(|answer| answer.has_leader) {
@@ -116,8 +122,29 @@ fn plan(group: &Group, answers: &[Answer]) -> Option<Plan> {
     }
     let heirs = missing.iter().filter_map(|peer| heirs(&peer.name)).filter(|heir| !heir.is_in_group);
     let others = members.values().copied().chain(heirs).map(|answer| answer.process.clone()).collect();
-    let seed = group.newest_state().ok()?.refounded();
+    let machine = group.newest_state().ok()?;
+    let survivors = survivors(&machine, members.keys().copied().chain([group.raft_id]).collect());
+    let voters = membership.voter_ids().count();
+    // With so many dead the others decide nothing without this one.
+    let needed = (voters - voters / 2).saturating_sub(1).max(1);
+    let lost = shared.lost_at(missing.iter().map(|peer| peer.name.as_str()), needed);
+    let knew_all = knew_all(group.last_contact(), lost);
+    if !knew_all {
+        tracing::warn!(
+            "this survivor was out of contact before the majority was lost: what may have been committed without it is given up"
+        );
+    }
+    let committed = group.replicated.with(|machine| machine.state().map().clone());
+    let seed = machine.refounded((!knew_all).then_some((&survivors, &committed)));
     Some(Plan { cluster: group.cluster, seed, others, previous: Some((group.id, mine)) })
+}
+
+/// The processes that are in the group under these ids.
+fn survivors(machine: &Machine, ids: BTreeSet<RaftId>) -> Vec<Member> {
+    let nodes = machine.state().map().nodes();
+    let member = |(node, entry): (NodeId, &Node)| Member { node, incarnation: entry.incarnation };
+    let lives = |member: &Member| machine.raft_id(member.node).is_some_and(|id| ids.contains(&id));
+    nodes.map(member).filter(lives).collect()
 }
 
 /// Meets every member of the group, every node of the map, and whoever has been heard of.

@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use super::contact::Losses;
 use super::detector::{Heard, Suspicion};
 use super::group::Group;
 use super::heartbeat::{LostLeader, Unreachable};
@@ -128,6 +129,7 @@ pub(crate) struct Shared {
     pub(super) heard: Mutex<Heard>,
     pub(super) unreachable: Mutex<BTreeMap<Member, Unreachable>>,
     pub(super) lost_leader: Mutex<Option<LostLeader>>,
+    pub(super) losses: Mutex<Losses>,
     pub(super) suspicions: mpsc::UnboundedSender<Suspicion>,
     /// Whether this process has once held all that it was meant to hold.
     has_settled: AtomicBool,
@@ -161,6 +163,7 @@ impl Shared {
             heard: Mutex::default(),
             unreachable: Mutex::default(),
             lost_leader: Mutex::default(),
+            losses: Mutex::default(),
             suspicions,
             has_settled: AtomicBool::new(false),
             seek: Notify::new(),

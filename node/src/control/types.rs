@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Cursor;
 
-use broky_proto::id::{Incarnation, NodeId};
+use broky_proto::id::{Incarnation, Member, NodeId};
 use broky_ring::command::{Command, Outcome};
+use broky_ring::map::ClusterMap;
 use broky_ring::member::LogIndex;
 use broky_ring::state::ClusterState;
 use serde::{Deserialize, Serialize};
@@ -119,10 +120,20 @@ impl Machine {
     }
 
     /// What a re-founded group begins with. Nobody is in it yet: whoever takes part registers again, under the raft id
-    /// that it has there.
-    pub(crate) fn refounded(&self) -> Self {
+    /// that it has there. `doubt`, when more may have been decided than this state knows of, has the survivors, and the map
+    /// as it was certainly decided.
+    pub(crate) fn refounded(&self, doubt: Option<(&[Member], &ClusterMap)>) -> Self {
         let base = self.state.applied().0 + REFOUNDING_GAP;
-        Self { base, state: self.state.clone(), raft_ids: BTreeMap::new() }
+        let mut state = self.state.clone();
+        if let Some((survivors, committed)) = doubt {
+            state.doubt(LogIndex(base), survivors, committed);
+        }
+        Self { base, state, raft_ids: BTreeMap::new() }
+    }
+
+    /// The index by which the cluster state goes for a raft log index.
+    pub(crate) fn index_of(&self, raft_index: u64) -> LogIndex {
+        LogIndex(self.base.saturating_add(raft_index))
     }
 
     /// Applies the entry at a raft log index. Total.
@@ -137,7 +148,7 @@ impl Machine {
             Request::Command(command) => (command, None),
             Request::Register { command, raft } => (command, Some(raft)),
         };
-        let outcome = self.state.apply(LogIndex(self.base.saturating_add(index)), command);
+        let outcome = self.state.apply(self.index_of(index), command);
         if let (Outcome::Register(Ok(registration)), Some(raft)) = (&outcome, raft) {
             let member = registration.member;
             self.raft_ids.insert(member.node, (member.incarnation, raft));
@@ -224,7 +235,7 @@ mod tests {
         let mut machine = founded();
         machine.apply(900, register("a", 1, 10));
         let incarnation = machine.state().map().node(NodeId(1)).unwrap().incarnation;
-        let mut again = machine.refounded();
+        let mut again = machine.refounded(None);
         again.apply(1, register("a", 2, 11));
         let newer = again.state().map().node(NodeId(1)).unwrap().incarnation;
         assert!(newer.0 > incarnation.0 + REFOUNDING_GAP, "{newer} after {incarnation}");

@@ -16,6 +16,7 @@
 //! settles, `proposals` proposes, `invariants` checks.
 
 mod configure;
+mod doubt;
 mod election;
 mod invariants;
 mod isr;

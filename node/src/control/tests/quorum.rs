@@ -1,5 +1,7 @@
 //! A majority dies: what comes back, and as what.
 
+use broky_proto::id::Lineage;
+
 use super::*;
 use crate::control::store::Scratch;
 
@@ -8,7 +10,8 @@ fn lost_majority_is_re_founded_by_the_survivor_when_all_are_accounted_for() {
     let (specs, mut instances, leader) = three();
     let cluster = until_formed(&instances);
     let survivor = instances.remove((leader + 1) % 3);
-    let (me, version) = (survivor.me(), survivor.map().version());
+    until("its leader has answered it", || survivor.control().0.group()?.last_contact());
+    let (me, version, lineages) = (survivor.me(), survivor.map().version(), lineages(&survivor));
     let dead: Vec<Spec> = instances.iter().map(|instance| instance.spec.clone()).collect();
     drop(instances);
     // Restarted as they were first started: they could found a cluster of their own with anybody else.
@@ -18,6 +21,7 @@ fn lost_majority_is_re_founded_by_the_survivor_when_all_are_accounted_for() {
     until_settled(&instances);
     let survivor = &instances[2];
     assert_eq!(survivor.me(), me, "the survivor is what it was");
+    assert_eq!(self::lineages(survivor), lineages, "it knew all that was decided");
     assert!(survivor.map().version().0 > version.0 + (1 << 20), "indices go on above all that were used");
     for other in &instances[..2] {
         assert!(other.me().incarnation > me.incarnation);
@@ -28,6 +32,30 @@ fn lost_majority_is_re_founded_by_the_survivor_when_all_are_accounted_for() {
     drop(killed);
     until("fenced", || (instances[0].liveness(node) == Some(Liveness::Fenced)).then_some(()));
     assert_eq!(specs.len(), 3);
+}
+
+fn lineages(instance: &Instance) -> Vec<Lineage> {
+    instance.map().vbuckets().map(|(_, vbucket)| vbucket.lineage).collect()
+}
+
+#[test]
+fn survivor_that_slept_while_the_others_went_on_begins_new_lineages() {
+    for led in [false, true] {
+        let (_, mut instances, leader) = three();
+        let cluster = until_formed(&instances);
+        until_settled(&instances);
+        let survivor = instances.remove(if led { leader } else { (leader + 1) % 3 });
+        let (node, before) = (survivor.me().node, lineages(&survivor));
+        survivor.pause(Duration::from_secs(6));
+        until("it is fenced", || (instances[0].liveness(node) == Some(Liveness::Fenced)).then_some(()));
+        let dead: Vec<Spec> = instances.iter().map(|instance| instance.spec.clone()).collect();
+        drop(instances);
+        let mut instances: Vec<Instance> = dead.iter().map(Spec::start).collect();
+        instances.push(survivor);
+        assert_eq!(until_formed(&instances), cluster);
+        let after = lineages(&instances[2]);
+        assert!(before.iter().zip(&after).all(|(before, after)| before < after), "{before:?} {after:?}");
+    }
 }
 
 #[test]
