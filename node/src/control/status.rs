@@ -92,6 +92,9 @@ impl Shared {
     /// Why this node is not ready; `None` when it is.
     pub(super) fn not_ready(&self) -> Option<String> {
         let Some(me) = self.me() else { return Some(self.waiting_for.borrow().clone()) };
+        if self.group().is_some_and(|group| group.living_leader().is_none()) {
+            return Some("no raft leader is heard: what this node knows may be out of date".to_owned());
+        }
         let map = self.map();
         if !map.is_alive(me) {
             return Some("this node counts as dead in the cluster".to_owned());
