@@ -3,24 +3,33 @@
 //! Without disks the state of a survivor takes the place of what the dead knew ([`super::refound`]). If the survivor had
 //! been paused or cut off before, the others may have gone on without it: fenced it, elected leaders, and acknowledged
 //! messages. They cannot have done so as long as it was heard within [`timing::SILENCE`]. So what counts is the time from
-//! the latest answer that the leader gave it, or, where it led, that a quorum gave, to the moment when so many of the others
-//! were seen to be gone that they could decide nothing without it. Answers count from when they were asked for, as those asked for before a pause may be read after it.
+//! the latest answer of a leader that a quorum followed, or, where it led itself, of that quorum, to the moment when so many
+//! of the others were seen to be gone that they could decide nothing without it. Answers count from when they were asked
+//! for, as those asked for before a pause may be read after it.
 //!
-//! That somebody is gone is seen when a connection to him breaks and he is not to be had again under his address. Of those who just fall silent nobody can tell when they
-//! died, and what they did before.
+//! That somebody is gone is seen when a connection breaks and he is not to be had again under his address. Of those who just
+//! fall silent nobody can tell when they died, and what they did before.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use broky_proto::id::{MapVersion, Member};
 use broky_ring::map::ClusterMap;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::group::Group;
 use super::shared::{Shared, lock};
 use super::timing;
+use super::types::RaftId;
 
 /// Answers remembered: those that tell of a map that has not come yet count when it has.
 const ANSWERS_MAX: usize = 16;
+
+/// Between looks at who is gone.
+const PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
 
 /// The latest answers.
 #[derive(Debug, Default)]
@@ -40,35 +49,68 @@ impl Contacts {
     }
 }
 
-/// When processes were first seen to be gone.
+/// When processes were seen to be gone.
 #[derive(Debug, Default)]
 pub(super) struct Losses(BTreeMap<Member, Instant>);
 
 impl Losses {
-    fn note(&mut self, member: Member, map: &ClusterMap) {
+    /// Notes that a process is gone. When that was seen before the latest contact, it counts from now: it may have been a
+    /// mistake, as of one that has just registered and does not know its own name yet.
+    fn note(&mut self, member: Member, contact: Option<Instant>, map: &ClusterMap) {
         self.0.retain(|member, _| map.is_current(*member));
-        self.0.entry(member).or_insert_with(Instant::now);
+        let now = Instant::now();
+        let seen = self.0.entry(member).or_insert(now);
+        if contact.is_some_and(|contact| *seen < contact) {
+            *seen = now;
+        }
     }
 }
 
 impl Shared {
-    /// Notes that a process is gone: where it was, nothing listens any more, or another one does.
-    pub(super) fn note_gone(&self, member: Member) {
-        lock(&self.losses).note(member, &self.map());
+    /// Looks which of the voters are gone, when one may be, and again a little later: others may go with it.
+    pub(super) async fn look_around(self: Arc<Self>, group: Arc<Group>) {
+        for pause in PAUSES {
+            tokio::time::sleep(pause).await;
+            self.note_who_is_gone(&group).await;
+        }
     }
 
-    /// When so many of these, by the names of their nodes, were gone; `None` where that was not seen.
-    pub(super) fn lost_at<'a>(self: &Arc<Self>, names: impl Iterator<Item = &'a str>, count: usize) -> Option<Instant> {
+    /// Looks once. Gone is where nothing listens any more, or another process does.
+    async fn note_who_is_gone(self: &Arc<Self>, group: &Group) {
+        let membership = group.metrics().membership_config.membership().clone();
+        let mut probes = JoinSet::new();
+        for peer in membership.voter_ids().filter(|id| *id != group.raft_id).filter_map(|id| membership.get_node(&id)) {
+            let Some((member, address)) = self.node_called(&peer.name) else { continue };
+            let shared = self.clone();
+            probes.spawn(
+                async move { shared.probe(member, &address).await.is_err_and(|e| e.is_gone()).then_some(member) },
+            );
+        }
+        for member in probes.join_all().await.into_iter().flatten() {
+            lock(&self.losses).note(member, group.last_contact(), &self.map());
+        }
+    }
+
+    /// Whether this process knew all that its group had decided when so many were gone that the others decide nothing
+    /// without it.
+    pub(super) fn knew_all(&self, group: &Group) -> bool {
+        let metrics = group.metrics();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<RaftId> = membership.voter_ids().filter(|id| *id != group.raft_id).collect();
+        let needed = voters.len().saturating_sub(voters.len().div_ceil(2));
         let losses = lock(&self.losses);
-        let mut seen: Vec<Instant> =
-            names.filter_map(|name| losses.0.get(&self.node_called(name)?.0).copied()).collect();
+        let contact = group.last_contact();
+        let lost = |id: &RaftId| losses.0.get(&self.node_called(&membership.get_node(id)?.name)?.0).copied();
+        let counts = |seen: &Instant| contact.is_none_or(|contact| *seen >= contact);
+        let mut seen: Vec<Instant> = voters.iter().filter_map(lost).filter(counts).collect();
         seen.sort_unstable();
-        seen.get(count.checked_sub(1)?).copied()
+        let last = needed.checked_sub(1).map(|last| seen.get(last).copied());
+        last.is_none_or(|lost| knew_all(contact, lost))
     }
 }
 
 /// Whether a process that was last in contact then knew all that was decided before the majority was lost.
-pub(super) fn knew_all(contact: Option<Instant>, lost: Option<Instant>) -> bool {
+fn knew_all(contact: Option<Instant>, lost: Option<Instant>) -> bool {
     contact.zip(lost).is_some_and(|(contact, lost)| lost.saturating_duration_since(contact) < timing::SILENCE)
 }
 
@@ -93,7 +135,6 @@ mod tests {
     fn whoever_was_out_of_contact_for_as_long_as_it_takes_to_be_fenced_may_have_missed_something() {
         let contact = Instant::now();
         assert!(knew_all(Some(contact), Some(contact + timing::SILENCE / 2)));
-        assert!(knew_all(Some(contact + timing::SILENCE), Some(contact)), "one that went on with a newer leader");
         assert!(!knew_all(Some(contact), Some(contact + timing::SILENCE)));
         assert!(!knew_all(None, Some(contact)));
         assert!(!knew_all(Some(contact), None), "nobody saw them go");

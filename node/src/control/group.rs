@@ -52,6 +52,8 @@ pub(crate) struct Group {
     pub(super) seed: Option<Machine>,
     /// When a leader was last heard of.
     led: Mutex<Option<Instant>>,
+    /// When a quorum was last asked, as the leader, that followed.
+    followed: Mutex<Option<Instant>>,
     contacts: Mutex<Contacts>,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Wakes the steward.
@@ -104,6 +106,7 @@ impl Group {
             store,
             seed,
             led: Mutex::default(),
+            followed: Mutex::default(),
             contacts: Mutex::default(),
             tasks: Mutex::default(),
             stir: Notify::new(),
@@ -195,19 +198,28 @@ impl Group {
         lock(&self.led).map(|at| at.elapsed())
     }
 
-    /// Notes that the leader answered what was sent at `sent`, and which map it had.
-    pub(super) fn note_answer(&self, sent: Instant, map: MapVersion) {
-        lock(&self.contacts).note(sent, map);
+    /// Notes that the leader answered what was sent at `sent`, how long before a quorum had followed it, and which map it
+    /// had.
+    pub(super) fn note_answer(&self, sent: Instant, quorum_age_ms: u64, map: MapVersion) {
+        if let Some(at) = sent.checked_sub(Duration::from_millis(quorum_age_ms)) {
+            lock(&self.contacts).note(at, map);
+        }
     }
 
-    /// Notes, as the leader, when a quorum last followed.
-    pub(super) fn note_quorum(&self) {
-        let metrics = self.metrics();
-        let quorum = metrics.millis_since_quorum_ack.filter(|_| metrics.state == ServerState::Leader);
-        let at = quorum.and_then(|millis| Instant::now().checked_sub(Duration::from_millis(millis)));
-        if let Some(at) = at {
-            self.note_answer(at, MapVersion(0));
+    /// As the leader, asks a quorum whether it follows, and notes when it was asked. What raft's metrics say of that is as
+    /// old as they are.
+    pub(super) async fn confirm_lead(&self) {
+        let asked = Instant::now();
+        if let Ok(Ok(_)) = tokio::time::timeout(timing::HEARTBEAT, self.raft.get_read_log_id()).await {
+            *lock(&self.followed) = Some(asked);
+            self.note_answer(asked, 0, MapVersion(0));
         }
+    }
+
+    /// As the leader: how long ago a quorum that followed was asked.
+    pub(super) fn quorum_age_ms(&self) -> Option<u64> {
+        let followed = lock(&self.followed).filter(|_| self.is_leader())?;
+        u64::try_from(followed.elapsed().as_millis()).ok()
     }
 
     /// The latest moment at which this process certainly knew all that the group had decided.

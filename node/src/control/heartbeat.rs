@@ -75,6 +75,10 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
         let (Some(group), Some(me)) = (shared.group(), shared.me()) else { continue };
         let Some((raft, peer)) = group.leader().filter(|_| !group.is_leader()) else {
             seen = None;
+            if group.is_leader() {
+                group.confirm_lead().await;
+                last = Instant::now();
+            }
             continue;
         };
         let leader = match &mut seen {
@@ -84,9 +88,8 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
         if was_paused {
             leader.answered = last;
         }
-        if is_broken && let Some((member, address)) = shared.node_called(&peer.name) {
-            // Should it be gone, it counts when that was.
-            let _ = shared.probe(member, &address).await;
+        if is_broken {
+            tokio::spawn(shared.clone().look_around(group.clone()));
         }
         match beat(&shared, &group, me, &peer).await {
             Ok(()) => {
@@ -128,8 +131,8 @@ async fn beat(shared: &Arc<Shared>, group: &Group, me: Member, leader: &Peer) ->
     };
     let call = |mut client: super::Client| async move { client.heartbeat(request).await };
     let response = shared.ask(&leader.address, timing::HEARTBEAT, call).await?;
-    if response.standing() == pb::Standing::Ok {
-        group.note_answer(sent, MapVersion(response.map_version));
+    if let Some(age) = response.quorum_age_ms {
+        group.note_answer(sent, age, MapVersion(response.map_version));
     }
     let may_stay = match response.standing() {
         pb::Standing::Ok | pb::Standing::NotLeader | pb::Standing::Unspecified => true,
@@ -231,13 +234,7 @@ async fn is_agreed(
         let peer = metrics.membership_config.membership().get_node(id)?;
         shared.node_called(&peer.name)
     });
-    let others: Vec<(Member, String)> = others.collect();
-    for (other, address) in others.clone() {
-        // They may have gone with it, and then it counts when that was.
-        let shared = shared.clone();
-        tokio::spawn(async move { drop(shared.probe(other, &address).await) });
-    }
-    let verdicts = second_opinions(shared, member, &leader.address, others).await;
+    let verdicts = second_opinions(shared, member, &leader.address, others.collect()).await;
     let agree = verdicts.iter().filter(|reach| matches!(reach, Some(pb::Reach::Refused | pb::Reach::Silent))).count();
     agree + 1 > voters.len() / 2
 }

@@ -75,8 +75,9 @@ impl Shared {
         let node = map.nodes().find(|(_, node)| node.addresses.peer == address);
         if let Some((id, node)) = node {
             let member = Member { node: id, incarnation: node.incarnation };
-            // Should it be gone, it counts when that was.
-            let _ = self.probe(member, &address).await;
+            if let Some(group) = self.group() {
+                tokio::spawn(self.clone().look_around(group));
+            }
             // Nobody listens when the node ends.
             let _ = self.suspicions.send(Suspicion { member, how: How::Refused, by: self.me() });
         }
@@ -98,11 +99,7 @@ impl Shared {
 
     /// Whether a process can be reached, found out by a connection of its own.
     pub(super) async fn probe(&self, member: Member, address: &str) -> Result<(), DialError> {
-        let dialled = dial(address, &self.hello(Some(member)), timing::PROBE).await;
-        if dialled.as_ref().is_err_and(DialError::is_gone) {
-            self.note_gone(member);
-        }
-        dialled.map(drop)
+        dial(address, &self.hello(Some(member)), timing::PROBE).await.map(drop)
     }
 }
 

@@ -10,24 +10,21 @@
 //! on without it, leaves it then.
 //!
 //! What only the dead had committed is lost. The gap in the indices keeps epochs and incarnations unique nevertheless. A
-//! survivor that may not have known of everything ([`super::contact`]) begins new lineages wherever somebody else may have
-//! gone on: so what was lost is told, and no offset is used again.
+//! survivor that may not have known of everything ([`super::contact`]) begins new lineages: so what was lost is told, and no
+//! offset is used again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broky_proto::id::{Member, NodeId};
 use broky_proto::peer_v1 as pb;
-use broky_ring::map::Node;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::contact::knew_all;
 use super::founding::Plan;
 use super::group::Group;
 use super::shared::{Shared, lock};
-use super::types::{Machine, Peer, RaftId};
+use super::types::{Peer, RaftId};
 
 const ROUND: Duration = Duration::from_millis(300);
 /// Between the loss of the leader being noticed and the first look around.
@@ -38,7 +35,6 @@ pub(super) async fn keep_ready(shared: Arc<Shared>) {
     let mut leaderless: Option<Instant> = None;
     while shared.ended.borrow().is_none() {
         tokio::time::sleep(ROUND).await;
-        shared.group().iter().for_each(|group| group.note_quorum());
         let group = shared.group().filter(|group| group.is_seeded() && group.living_leader().is_none());
         let Some(group) = group.filter(|_| !shared.is_promised()) else {
             leaderless = None;
@@ -82,6 +78,7 @@ struct Answer {
     /// Term and index of the newest entry it has.
     last: (u64, u64),
     has_leader: bool,
+    knew_all: bool,
 }
 
 /// What to do about those who answer. A plan when the majority is lost for good and this process is the one to act.
@@ -123,28 +120,13 @@ fn plan(shared: &Arc<Shared>, group: &Group, answers: &[Answer]) -> Option<Plan>
     let heirs = missing.iter().filter_map(|peer| heirs(&peer.name)).filter(|heir| !heir.is_in_group);
     let others = members.values().copied().chain(heirs).map(|answer| answer.process.clone()).collect();
     let machine = group.newest_state().ok()?;
-    let survivors = survivors(&machine, members.keys().copied().chain([group.raft_id]).collect());
-    let voters = membership.voter_ids().count();
-    // With so many dead the others decide nothing without this one.
-    let needed = (voters - voters / 2).saturating_sub(1).max(1);
-    let lost = shared.lost_at(missing.iter().map(|peer| peer.name.as_str()), needed);
-    let knew_all = knew_all(group.last_contact(), lost);
+    // One who knew all and has no newer log than this one says so for both.
+    let knew_all = shared.knew_all(group) || members.values().any(|answer| answer.knew_all);
     if !knew_all {
-        tracing::warn!(
-            "this survivor was out of contact before the majority was lost: what may have been committed without it is given up"
-        );
+        tracing::warn!("no survivor was in contact when the majority was lost: every vbucket begins a new lineage");
     }
-    let committed = group.replicated.with(|machine| machine.state().map().clone());
-    let seed = machine.refounded((!knew_all).then_some((&survivors, &committed)));
+    let seed = machine.refounded(!knew_all);
     Some(Plan { cluster: group.cluster, seed, others, previous: Some((group.id, mine)) })
-}
-
-/// The processes that are in the group under these ids.
-fn survivors(machine: &Machine, ids: BTreeSet<RaftId>) -> Vec<Member> {
-    let nodes = machine.state().map().nodes();
-    let member = |(node, entry): (NodeId, &Node)| Member { node, incarnation: entry.incarnation };
-    let lives = |member: &Member| machine.raft_id(member.node).is_some_and(|id| ids.contains(&id));
-    nodes.map(member).filter(lives).collect()
 }
 
 /// Meets every member of the group, every node of the map, and whoever has been heard of.
@@ -173,6 +155,7 @@ async fn meet_all(shared: &Arc<Shared>, group: &Arc<Group>) -> Vec<Answer> {
             is_elsewhere: is_ours && !is_in_group && answer.has_leader,
             last,
             has_leader: is_in_group && answer.has_leader,
+            knew_all: answer.knew_all,
         })
     });
     // One process may be met at several addresses.

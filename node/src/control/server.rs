@@ -127,7 +127,8 @@ impl Control for Server {
             }
         }
         let MapVersion(map_version) = map.version();
-        Ok(Response::new(pb::HeartbeatResponse { standing: standing.into(), map_version }))
+        let quorum_age_ms = self.0.group().and_then(|group| group.quorum_age_ms());
+        Ok(Response::new(pb::HeartbeatResponse { standing: standing.into(), map_version, quorum_age_ms }))
     }
 
     async fn pull_map(&self, request: Request<pb::PullMapRequest>) -> Answered<pb::PullMapResponse> {
@@ -182,6 +183,7 @@ impl Shared {
             group: bound.map(|group| group.id.0.to_vec()).unwrap_or_default().into(),
             last_term,
             last_index,
+            knew_all: group.as_ref().is_some_and(|group| self.knew_all(group)),
             has_leader: group.is_some_and(|group| group.living_leader().is_some()),
         }
     }

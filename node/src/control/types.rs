@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Cursor;
 
-use broky_proto::id::{Incarnation, Member, NodeId};
+use broky_proto::id::{Incarnation, NodeId};
 use broky_ring::command::{Command, Outcome};
-use broky_ring::map::ClusterMap;
 use broky_ring::member::LogIndex;
 use broky_ring::state::ClusterState;
 use serde::{Deserialize, Serialize};
@@ -120,13 +119,12 @@ impl Machine {
     }
 
     /// What a re-founded group begins with. Nobody is in it yet: whoever takes part registers again, under the raft id
-    /// that it has there. `doubt`, when more may have been decided than this state knows of, has the survivors, and the map
-    /// as it was certainly decided.
-    pub(crate) fn refounded(&self, doubt: Option<(&[Member], &ClusterMap)>) -> Self {
+    /// that it has there. `is_in_doubt` when more may have been decided than this state knows of.
+    pub(crate) fn refounded(&self, is_in_doubt: bool) -> Self {
         let base = self.state.applied().0 + REFOUNDING_GAP;
         let mut state = self.state.clone();
-        if let Some((survivors, committed)) = doubt {
-            state.doubt(LogIndex(base), survivors, committed);
+        if is_in_doubt {
+            state.doubt(LogIndex(base));
         }
         Self { base, state, raft_ids: BTreeMap::new() }
     }
@@ -235,7 +233,7 @@ mod tests {
         let mut machine = founded();
         machine.apply(900, register("a", 1, 10));
         let incarnation = machine.state().map().node(NodeId(1)).unwrap().incarnation;
-        let mut again = machine.refounded(None);
+        let mut again = machine.refounded(false);
         again.apply(1, register("a", 2, 11));
         let newer = again.state().map().node(NodeId(1)).unwrap().incarnation;
         assert!(newer.0 > incarnation.0 + REFOUNDING_GAP, "{newer} after {incarnation}");
