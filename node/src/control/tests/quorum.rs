@@ -69,7 +69,7 @@ fn two_survivors_of_five_re_found_once() {
     let mut instances = start_all(&specs);
     let cluster = until_formed(&instances);
     until_settled(&instances);
-    let (before, mut dead_before) = (lineages(&instances[0]), false);
+    let (before, mut is_second) = (lineages(&instances[0]), false);
     // With and without the leader among the survivors, which then leads nobody.
     for dead in [1..4, 0..3] {
         let has_heard = |instance: &Instance| instance.is_raft_leader() || knows(instance);
@@ -83,8 +83,8 @@ fn two_survivors_of_five_re_found_once() {
         // Where a survivor held a copy nothing has begun anew. The second time hardly anybody does: nothing is copied here.
         let now = lineages(&instances[0]);
         let is_kept = now.iter().zip(&before).any(|(now, before)| now == before);
-        assert!(is_kept || dead_before, "{before:?} {now:?}");
-        dead_before = true;
+        assert!(is_kept || is_second, "{before:?} {now:?}");
+        is_second = true;
     }
 }
 
