@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::group::Group;
 use super::shared::{Shared, lock};
 use super::timing;
-use super::types::RaftId;
+use super::types::{Membership, RaftId, Vote};
 
 /// Answers remembered: those that tell of a map that has not come yet count when it has.
 const ANSWERS_MAX: usize = 16;
@@ -46,6 +46,42 @@ impl Contacts {
     /// When the latest answer was asked for that told of nothing beyond `known`.
     pub(super) fn latest(&self, known: MapVersion) -> Option<Instant> {
         self.0.iter().filter(|(_, map)| *map <= known).map(|(asked, _)| *asked).max()
+    }
+}
+
+/// Who followed this process while it led, and when each was asked for its latest answer. Raft's own messages tell: whoever
+/// takes entries, or refuses them for what its log holds, follows.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    vote: Vote,
+    by: BTreeMap<RaftId, Instant>,
+    quorum: Option<Instant>,
+}
+
+impl Followed {
+    /// Notes that `by` followed the leader of `vote`, which is `me`, when it answered what was sent at `asked`.
+    pub(super) fn note(&mut self, vote: Vote, by: RaftId, asked: Instant, me: RaftId, membership: &Membership) {
+        if self.vote != vote {
+            (self.vote, self.by) = (vote, BTreeMap::new());
+        }
+        let latest = self.by.entry(by).or_insert(asked);
+        *latest = asked.max(*latest);
+        let now = Instant::now();
+        let followed = |voters: &BTreeSet<RaftId>| {
+            let asked = |id: &RaftId| if *id == me { Some(now) } else { self.by.get(id).copied() };
+            let mut asked: Vec<Instant> = voters.iter().filter_map(asked).collect();
+            asked.sort_unstable_by(|a, b| b.cmp(a));
+            asked.get(voters.len() / 2).copied()
+        };
+        // While the voters are changed there are two sets of them, and a quorum is one of each.
+        let both = |a: Option<Instant>, b: Option<Instant>| a.zip(b).map(|(a, b)| a.min(b));
+        let quorum = membership.get_joint_config().iter().map(followed).reduce(both).flatten();
+        self.quorum = self.quorum.max(quorum);
+    }
+
+    /// The latest moment from which on a quorum answered.
+    pub(super) fn by_quorum(&self) -> Option<Instant> {
+        self.quorum
     }
 }
 
@@ -129,6 +165,34 @@ mod tests {
         assert_eq!(contacts.latest(MapVersion(6)), Some(at(1)));
         (2..100).for_each(|millis| contacts.note(at(millis), MapVersion(7)));
         assert!(contacts.0.len() <= ANSWERS_MAX);
+    }
+
+    #[test]
+    fn leader_was_followed_when_the_slowest_of_a_quorum_was_asked() {
+        let start = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        let at = |millis| start + Duration::from_millis(millis);
+        let set = |ids: &[u64]| ids.iter().map(|id| RaftId(*id)).collect::<BTreeSet<_>>();
+        let among = |sets: &[&[u64]]| Membership::new(sets.iter().map(|ids| set(ids)).collect(), set(&[]));
+        let (first, later) = (Vote::new_committed(3, RaftId(1)), Vote::new_committed(4, RaftId(1)));
+        let quorum = |sets: &[&[u64]], answers: &[(Vote, u64, u64)]| {
+            let mut followed = Followed::default();
+            for (vote, by, asked) in answers {
+                followed.note(*vote, RaftId(*by), at(*asked), RaftId(1), &among(sets));
+            }
+            followed.by_quorum()
+        };
+        let (three, five): (&[&[u64]], &[&[u64]]) = (&[&[1, 2, 3]], &[&[1, 2, 3, 4, 5]]);
+        assert_eq!(quorum(three, &[]), None);
+        assert_eq!(quorum(three, &[(first, 9, 20)]), None, "a learner");
+        assert!(quorum(&[&[1]], &[(first, 9, 20)]) >= Some(start), "it is the quorum");
+        assert_eq!(quorum(three, &[(first, 2, 20), (first, 2, 10)]), Some(at(20)), "a late answer takes nothing back");
+        assert_eq!(quorum(five, &[(first, 2, 20)]), None);
+        assert_eq!(quorum(five, &[(first, 2, 20), (first, 5, 15)]), Some(at(15)));
+        assert_eq!(quorum(&[&[2, 3, 5]], &[(first, 2, 20), (first, 5, 15)]), Some(at(15)), "it is no voter");
+        assert_eq!(quorum(&[&[1, 2, 3], &[1, 4, 6]], &[(first, 2, 20)]), None, "of the new voters nobody");
+        assert_eq!(quorum(&[&[1, 2, 3], &[1, 2, 5]], &[(first, 2, 20)]), Some(at(20)));
+        assert_eq!(quorum(five, &[(first, 2, 20), (later, 5, 30)]), None, "who followed an earlier lead");
+        assert_eq!(quorum(three, &[(first, 2, 20), (later, 5, 30)]), Some(at(20)), "what was known stays known");
     }
 
     #[test]

@@ -14,12 +14,12 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::contact::Contacts;
+use super::contact::{Contacts, Followed};
 use super::network::Network;
 use super::propose::ProposeError;
 use super::shared::{Shared, lock};
 use super::store::{Header, LogStore, MachineStore, Replicated, Store, StoreError};
-use super::types::{Answer, GroupId, Machine, Metrics, Peer, Raft, RaftId, Request};
+use super::types::{Answer, GroupId, Machine, Metrics, Peer, Raft, RaftId, Request, Vote};
 use super::{detector, steward, timing};
 
 /// Entries after which the state is stored as a whole, and the log in front of it dropped.
@@ -52,8 +52,7 @@ pub(crate) struct Group {
     pub(super) seed: Option<Machine>,
     /// When a leader was last heard of.
     led: Mutex<Option<Instant>>,
-    /// When a quorum was last asked, as the leader, that followed.
-    followed: Mutex<Option<Instant>>,
+    followed: Mutex<Followed>,
     contacts: Mutex<Contacts>,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Wakes the steward.
@@ -206,19 +205,15 @@ impl Group {
         }
     }
 
-    /// As the leader, asks a quorum whether it follows, and notes when it was asked. What raft's metrics say of that is as
-    /// old as they are.
-    pub(super) async fn confirm_lead(&self) {
-        let asked = Instant::now();
-        if let Ok(Ok(_)) = tokio::time::timeout(timing::HEARTBEAT, self.raft.get_read_log_id()).await {
-            *lock(&self.followed) = Some(asked);
-            self.note_answer(asked, 0, MapVersion(0));
-        }
+    /// Notes that a member followed this process as the leader of `vote`, when it answered what was sent at `asked`.
+    pub(super) fn note_followed(&self, vote: Vote, by: RaftId, asked: Instant) {
+        let membership = self.raft.metrics().borrow().membership_config.membership().clone();
+        lock(&self.followed).note(vote, by, asked, self.raft_id, &membership);
     }
 
     /// As the leader: how long ago a quorum that followed was asked.
     pub(super) fn quorum_age_ms(&self) -> Option<u64> {
-        let followed = lock(&self.followed).filter(|_| self.is_leader())?;
+        let followed = lock(&self.followed).by_quorum().filter(|_| self.is_leader())?;
         u64::try_from(followed.elapsed().as_millis()).ok()
     }
 
@@ -226,7 +221,7 @@ impl Group {
     pub(super) fn last_contact(&self) -> Option<Instant> {
         let (_, index) = self.log.last();
         let LogIndex(known) = self.replicated.with(|machine| machine.index_of(index));
-        lock(&self.contacts).latest(MapVersion(known))
+        lock(&self.contacts).latest(MapVersion(known)).max(lock(&self.followed).by_quorum())
     }
 
     pub(super) fn voters(&self) -> BTreeSet<RaftId> {

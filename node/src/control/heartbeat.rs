@@ -75,10 +75,6 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
         let (Some(group), Some(me)) = (shared.group(), shared.me()) else { continue };
         let Some((raft, peer)) = group.leader().filter(|_| !group.is_leader()) else {
             seen = None;
-            if group.is_leader() {
-                group.confirm_lead().await;
-                last = Instant::now();
-            }
             continue;
         };
         let leader = match &mut seen {

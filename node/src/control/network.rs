@@ -14,6 +14,7 @@ use openraft::{RaftNetwork, RaftNetworkFactory};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::links::{CallError, Use, ask_over};
 use super::shared::Shared;
@@ -118,7 +119,20 @@ impl RaftNetwork<TypeConfig> for Route {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<RaftId>, RPCError<RaftId, Peer, RaftError<RaftId>>> {
-        let sent = self.send(pb::RaftKind::Append, &rpc, option.hard_ttl()).await;
+        let asked = Instant::now();
+        let sent: Result<AppendEntriesResponse<RaftId>, _> =
+            self.send(pb::RaftKind::Append, &rpc, option.hard_ttl()).await;
+        let does_follow = match &sent {
+            Ok(AppendEntriesResponse::HigherVote(_)) | Err(_) => false,
+            Ok(
+                AppendEntriesResponse::Success
+                | AppendEntriesResponse::PartialSuccess(_)
+                | AppendEntriesResponse::Conflict,
+            ) => true,
+        };
+        if let Some(group) = self.shared.group_of(&self.group.0).filter(|_| does_follow) {
+            group.note_followed(rpc.vote, self.to, asked);
+        }
         sent.map_err(|failure| rpc_error(&failure))
     }
 
