@@ -20,6 +20,7 @@ use broky_ring::map::ClusterMap;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use self::total::Left;
 use crate::error::HarnessError;
 use crate::spans::{longest, percentile};
 use crate::supervisor::{ClusterOptions, Supervisor};
@@ -89,12 +90,17 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "total",
         about: "kill all three and restart them, without disks, 3 times",
-        run: |plan| Box::pin(total::run(plan, false)),
+        run: |plan| Box::pin(total::run(plan, Left::Nothing)),
     },
     Scenario {
         name: "total-disk",
         about: "kill all three and restart them, with --data-dir, 3 times",
-        run: |plan| Box::pin(total::run(plan, true)),
+        run: |plan| Box::pin(total::run(plan, Left::Disks)),
+    },
+    Scenario {
+        name: "slept",
+        about: "one of three is stopped, the others go on and are killed; it continues and they restart, 3 times",
+        run: |plan| Box::pin(total::run(plan, Left::Sleeper)),
     },
     Scenario {
         name: "grow",

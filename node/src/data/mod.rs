@@ -10,6 +10,8 @@ mod inbound;
 mod outbound;
 mod relay;
 
+use std::time::Duration;
+
 pub(crate) use frames::FrameQueue;
 use frames::Frames;
 pub(crate) use inbound::serve;
@@ -55,5 +57,10 @@ const FRAME_BYTES_MAX: u32 = 4 << 20;
 /// What a follower may be sent before it has read: several blocks, so that the next is there when one was taken.
 const STREAM_WINDOW_BYTES: u32 = 32 << 20;
 const HISTORY_WINDOW_BYTES: u32 = 256 << 10;
-/// HTTP/2's own sign of life; the shards ping one another far more often.
-const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(5);
+/// HTTP/2's own sign of life, for whoever dialled: links that carry pushes and relayed deliveries have no other. Leaders and
+/// followers ping one another far more often.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Silence after a ping that ends the link.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(4);
+/// The same for whoever was dialled, to whom a link that is dead is only memory.
+const SERVED_KEEP_ALIVE: Duration = Duration::from_secs(5);

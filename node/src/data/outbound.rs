@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{FRAME_BYTES_MAX, FrameQueue, KEEP_ALIVE, Method};
+use super::{FRAME_BYTES_MAX, FrameQueue, KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, Method};
 use crate::peer::{DialError, greet};
 use crate::worker::LocalExecutor;
 
@@ -48,6 +48,7 @@ pub(crate) async fn open(
             .initial_connection_window_size(method.window())
             .max_frame_size(FRAME_BYTES_MAX)
             .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .handshake(TokioIo::new(stream))
             .await?;
         let connection = tokio::task::spawn_local(async move {
@@ -97,5 +98,58 @@ pub(super) fn poll_message(
             }
             Some(Err(_)) | None => return Poll::Ready(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use broky_proto::id::{ClusterId, Incarnation, Member, NodeId};
+    use broky_proto::peer::{HELLO_BYTES, Purpose, Reply};
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Serves one connection until `fallen_silent` says otherwise, and keeps it open then.
+    async fn serve_for_a_while(listener: TcpListener, fallen_silent: oneshot::Receiver<()>) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_exact(&mut [0; HELLO_BYTES]).await.unwrap();
+        stream.write_all(&Reply::Ok.encode()).await.unwrap();
+        let answer =
+            |_: Request<Incoming>| async { Ok::<_, Infallible>(http::Response::new(FrameQueue::default().frames())) };
+        let serving = hyper::server::conn::http2::Builder::new(LocalExecutor)
+            .serve_connection(TokioIo::new(stream), service_fn(answer));
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => ended.unwrap(),
+            _ = fallen_silent => {}
+        }
+        std::future::pending().await
+    }
+
+    #[tokio::test]
+    async fn link_to_a_peer_that_falls_silent_ends() {
+        let member = Member { node: NodeId(1), incarnation: Incarnation(1) };
+        let cluster = Some(ClusterId([1; 16]));
+        let hello = Hello { purpose: Purpose::Data, shard: 0, cluster, from: Some(member), to: Some(member) };
+        let scene = async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let (fall_silent, fallen_silent) = oneshot::channel();
+            let peer = tokio::task::spawn_local(serve_for_a_while(listener, fallen_silent));
+            let queue = FrameQueue::default();
+            let limit = Duration::from_secs(60);
+            let mut link = open(&address, &hello, Method::Relay, &queue, limit).await.unwrap();
+            fall_silent.send(()).unwrap();
+            // Well above what is promised, and below what hyper does by itself.
+            let ended = tokio::time::timeout(Duration::from_secs(15), link.next()).await;
+            assert!(matches!(ended, Ok(None)), "{ended:?}");
+            assert!(!peer.is_finished(), "the peer has closed nothing");
+        };
+        tokio::task::LocalSet::new().run_until(scene).await;
     }
 }
