@@ -1,7 +1,14 @@
 //! When the newest surviving state may be out of date.
 
+use broky_proto::id::Lineage;
+
 use super::ClusterState;
+use crate::lineage::LINEAGE_END;
 use crate::member::LogIndex;
+
+/// Lineages that others may have begun of which nobody knows. Each is the loss of every copy, and all in the time that it
+/// takes to restart a majority.
+const UNKNOWN_LINEAGES: u64 = 64;
 
 impl ClusterState {
     /// Takes this state for what it is: one after which others may have decided more, of which nobody knows any more. They
@@ -10,6 +17,11 @@ impl ClusterState {
     pub fn doubt(&mut self, index: LogIndex) {
         self.applied = self.applied.max(index);
         self.edit_all(|vbucket| {
+            vbucket.lineage_end = Lineage((vbucket.lineage_end.0 + UNKNOWN_LINEAGES).min(LINEAGE_END.0));
+            if !vbucket.has_holders() {
+                // Others may have begun what this state has yet to begin. Where there are holders, the loss of them begins one.
+                vbucket.begin_lineage();
+            }
             vbucket.isr.clear();
             vbucket.eligible.clear();
             vbucket.leader = None;

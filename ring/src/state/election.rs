@@ -161,7 +161,7 @@ impl VBucket {
     }
 
     /// Ends a history of which nothing is left. At the end of all offsets no other begins.
-    fn begin_lineage(&mut self) {
+    pub(super) fn begin_lineage(&mut self) {
         self.lineage = self.lineage_end;
         self.lineage_end = Lineage((self.lineage_end.0 + 1).min(LINEAGE_END.0));
         self.leader = None;

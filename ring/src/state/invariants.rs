@@ -72,6 +72,7 @@ impl ClusterState {
                 (now.lineage_end >= before.lineage_end, "reserved offsets stay reserved"),
                 (!lost || now.lineage >= before.lineage_end, "a lost history is followed by one above it"),
                 (lost || now.lineage == before.lineage, "a history ends only when nobody can hold it"),
+                (now.lineage == before.lineage || now.epoch > before.epoch, "a new lineage has a new epoch"),
                 (now == before || now.version > before.version, "what changes is stamped"),
             ]);
             rules.map_err(|rule| Violation { rule, vbucket: Some(Box::new((id, now.clone()))) })?;

@@ -176,7 +176,7 @@ impl ClusterState {
             return false;
         }
         after.version = self.version();
-        if after.leader != before.leader {
+        if (after.leader, after.lineage) != (before.leader, before.lineage) {
             after.epoch = Epoch(self.applied.0);
         }
         // What was proposed for the ISR before a copy was dropped or begun anew is about a copy that is no more.

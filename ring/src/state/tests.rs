@@ -322,6 +322,35 @@ fn leader_reserves_offsets_one_stretch_at_a_time() {
 }
 
 #[test]
+fn state_in_doubt_begins_everything_above_what_others_may_have_begun() {
+    let doubted = |cluster: &mut Cluster| {
+        let before = cluster.state.clone();
+        cluster.index += 1_000;
+        cluster.state.doubt(LogIndex(cluster.index));
+        cluster.state.check_invariants().unwrap();
+        for ((_, before), (_, now)) in before.map().vbuckets().zip(cluster.state.map().vbuckets()) {
+            assert_eq!(now.leader, before.leader);
+            let what = "another leader may have led in every epoch between";
+            assert!(now.leader.is_none() || now.epoch == Epoch(cluster.index), "{what}");
+            assert!(now.lineage > before.lineage_end, "another lineage may have begun and ended");
+        }
+    };
+    // All that is left to lead is what led before.
+    let mut cluster = Cluster::three(16);
+    cluster.fence(2);
+    cluster.fence(3);
+    doubted(&mut cluster);
+    // Nobody leads, and a lineage has yet to begin.
+    let mut cluster = Cluster::of(&["a"], 16, Copies::DEFAULT);
+    cluster.fence(1);
+    doubted(&mut cluster);
+    let member = cluster.member(1);
+    cluster.apply(Command::Evict { member });
+    assert!(!cluster.vb().has_holders());
+    doubted(&mut cluster);
+}
+
+#[test]
 fn state_survives_serialisation() {
     let mut cluster = Cluster::three(16);
     cluster.fence(2);
@@ -375,4 +404,11 @@ fn planted_faults_are_found() {
     let mut newer = sound.clone();
     newer.map.vbuckets[0].lineage = Lineage(1);
     assert_eq!(newer.check_successor(&sound).unwrap_err().rule, "a history ends only when nobody can hold it");
+    let mut cluster = Cluster::of(&["a"], 4, Copies::DEFAULT);
+    let lost = cluster.state.clone();
+    cluster.register("a");
+    let mut newer = cluster.state;
+    newer.map.vbuckets[0].epoch = lost.map.vbuckets[0].epoch;
+    newer.map.vbuckets[0].leader = lost.map.vbuckets[0].leader;
+    assert_eq!(newer.check_successor(&lost).unwrap_err().rule, "a new lineage has a new epoch");
 }
