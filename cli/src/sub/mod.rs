@@ -1,6 +1,7 @@
 //! `broky sub`: messages become stdout.
 
 mod format;
+mod gaps;
 mod output;
 mod position;
 mod session;

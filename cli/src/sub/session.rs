@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use broky_client::{Event, Gap, ResumeToken, SubscribeError, Subscription};
+use broky_client::{Event, ResumeToken, SubscribeError, Subscription};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::format::write_message;
+use super::gaps::Gaps;
 use super::output::Output;
 use super::position::PositionFile;
 use super::stdout;
@@ -38,6 +39,8 @@ pub(super) struct Session<'a> {
     /// No more is read: there were enough, or the subscription has ended, with an error perhaps.
     is_over: bool,
     failure: Option<anyhow::Error>,
+    /// Not told yet.
+    gaps: Gaps,
 }
 
 impl<'a> Session<'a> {
@@ -49,7 +52,8 @@ impl<'a> Session<'a> {
     ) -> anyhow::Result<Self> {
         let output = Output::start().or_exit(IO_ERROR)?;
         let (left, is_over) = (args.count, args.count == Some(0));
-        let mut session = Self { args, subscription, output, file, written: None, left, is_over, failure: None };
+        let (failure, gaps) = (None, Gaps::default());
+        let mut session = Self { args, subscription, output, file, written: None, left, is_over, failure, gaps };
         session.keep()?;
         Ok(session)
     }
@@ -111,6 +115,11 @@ impl<'a> Session<'a> {
 
     /// Gathers an event and those that are there already, as far as there is room.
     fn take_all(&mut self, first: Option<Next>) {
+        self.gather(first);
+        eprint!("{}", self.gaps.tell());
+    }
+
+    fn gather(&mut self, first: Option<Next>) {
         let mut next = Some(first);
         while let Some(event) = next {
             match event {
@@ -119,7 +128,7 @@ impl<'a> Session<'a> {
                     self.is_over = true;
                     self.failure = Err::<(), _>(error).or_exit(FAILED).err();
                 }
-                Some(Ok(Event::Gap(gap))) => report_gap(&gap),
+                Some(Ok(Event::Gap(gap))) => self.gaps.add(gap),
                 Some(Ok(Event::Message(message))) => {
                     // A vector takes everything.
                     let _ = write_message(self.output.buffer(), self.args.format, &message.view());
@@ -135,15 +144,4 @@ impl<'a> Session<'a> {
             next = self.subscription.next().now_or_never();
         }
     }
-}
-
-fn report_gap(gap: &Gap) {
-    eprintln!(
-        "broky: gap: up to {} messages of vbucket {} missed (offsets {} to {}, {})",
-        gap.to.since(gap.from),
-        gap.vbucket,
-        gap.from,
-        gap.to.0.saturating_sub(1),
-        gap.reason.as_str_name().trim_start_matches("GAP_REASON_").to_ascii_lowercase()
-    );
 }
