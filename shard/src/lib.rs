@@ -16,6 +16,7 @@ mod commit;
 mod config;
 mod downstream;
 mod following;
+mod forwarded;
 mod groups;
 mod histories;
 mod isr;

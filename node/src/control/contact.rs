@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use broky_proto::id::{MapVersion, Member};
@@ -103,12 +104,17 @@ impl Losses {
 }
 
 impl Shared {
-    /// Looks which of the voters are gone, when one may be, and again a little later: others may go with it.
+    /// Looks which of the voters are gone, when one may be, and again a little later: others may go with it. Whoever asks
+    /// for it meanwhile is served by that.
     pub(super) async fn look_around(self: Arc<Self>, group: Arc<Group>) {
+        if self.is_looking_around.swap(true, Ordering::AcqRel) {
+            return;
+        }
         for pause in PAUSES {
             tokio::time::sleep(pause).await;
             self.note_who_is_gone(&group).await;
         }
+        self.is_looking_around.store(false, Ordering::Release);
     }
 
     /// Looks once. Gone is where nothing listens any more, or another process does.
@@ -142,6 +148,13 @@ impl Shared {
         seen.sort_unstable();
         let last = needed.checked_sub(1).map(|last| seen.get(last).copied());
         last.is_none_or(|lost| knew_all(contact, lost))
+    }
+
+    /// What that is judged by, for the log: how long ago the latest contact was, and each loss.
+    pub(super) fn describe_contact(&self, group: &Group) -> String {
+        let contact = group.last_contact().map(|at| at.elapsed());
+        let losses: Vec<_> = lock(&self.losses).0.iter().map(|(member, at)| (*member, at.elapsed())).collect();
+        format!("in contact {contact:?} ago, losses {losses:?} ago")
     }
 }
 

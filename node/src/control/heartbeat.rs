@@ -33,6 +33,8 @@ const LOST: Duration = Duration::from_secs(2);
 struct Seen {
     raft: RaftId,
     answered: Instant,
+    /// It was said that it refuses connections.
+    is_known_gone: bool,
 }
 
 /// A peer that could not be reached.
@@ -79,7 +81,7 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
         };
         let leader = match &mut seen {
             Some(leader) if leader.raft == raft => leader,
-            _ => seen.insert(Seen { raft, answered: last }),
+            _ => seen.insert(Seen { raft, answered: last, is_known_gone: false }),
         };
         if was_paused {
             leader.answered = last;
@@ -89,11 +91,15 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
         }
         match beat(&shared, &group, me, &peer).await {
             Ok(()) => {
-                leader.answered = Instant::now();
+                (leader.answered, leader.is_known_gone) = (Instant::now(), false);
                 shared.forget_lost_leader();
             }
             Err(CallError::Dial(error)) if error.is_gone() => {
-                tracing::warn!(node = peer.name, "the raft leader refuses connections");
+                // Whoever reported it may have been faster than the end of our own connection.
+                tokio::spawn(shared.clone().look_around(group.clone()));
+                if !std::mem::replace(&mut leader.is_known_gone, true) {
+                    tracing::warn!(node = peer.name, "the raft leader refuses connections");
+                }
                 replace_leader(&shared, &group, raft, &peer, How::Refused, last).await;
             }
             Err(error) => {

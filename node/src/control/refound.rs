@@ -123,7 +123,11 @@ fn plan(shared: &Arc<Shared>, group: &Group, answers: &[Answer]) -> Option<Plan>
     // One who knew all and has no newer log than this one says so for both.
     let knew_all = shared.knew_all(group) || members.values().any(|answer| answer.knew_all);
     if !knew_all {
-        tracing::warn!("no survivor was in contact when the majority was lost: every vbucket begins a new lineage");
+        let known = shared.describe_contact(group);
+        tracing::warn!(
+            known,
+            "no survivor was in contact when the majority was lost: every vbucket begins a new lineage"
+        );
     }
     let seed = machine.refounded(!knew_all);
     Some(Plan { cluster: group.cluster, seed, others, previous: Some((group.id, mine)) })

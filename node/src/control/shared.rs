@@ -128,6 +128,8 @@ pub(crate) struct Shared {
     pub(super) links: Links,
     pub(super) heard: Mutex<Heard>,
     pub(super) unreachable: Mutex<BTreeMap<Member, Unreachable>>,
+    /// Somebody looks which of the voters are gone.
+    pub(super) is_looking_around: AtomicBool,
     pub(super) lost_leader: Mutex<Option<LostLeader>>,
     pub(super) losses: Mutex<Losses>,
     pub(super) suspicions: mpsc::UnboundedSender<Suspicion>,
@@ -162,6 +164,7 @@ impl Shared {
             links: Links::default(),
             heard: Mutex::default(),
             unreachable: Mutex::default(),
+            is_looking_around: AtomicBool::new(false),
             lost_leader: Mutex::default(),
             losses: Mutex::default(),
             suspicions,

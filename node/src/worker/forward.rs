@@ -4,13 +4,11 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use broky_proto::data_v1::{ForwardException, ForwardPosition, Forwarded};
 use broky_proto::forward::{ForwardError, decode, decode_outcome, encode};
 use broky_proto::frame;
 use broky_proto::id::Member;
-use broky_proto::v1::{ErrorCode, OutcomeKind, Position};
 use broky_proto::wire::Push;
-use broky_shard::{Collector, Exception, ExceptionKind, PartId, PartOutcome};
+use broky_shard::{Collector, PartId, PartOutcome};
 use bytes::Bytes;
 use slab::Slab;
 use tokio::task::AbortHandle;
@@ -116,61 +114,11 @@ impl Worker {
         let Some(known) = waiting.get_mut(key) else { return };
         if known.collector.take(outcome) {
             let Waiting { part, collector, answers } = waiting.remove(key);
-            answers.push(frame::encode(&forwarded(part, collector.into_part())).into());
+            answers.push(frame::encode(&collector.into_part().into_forwarded(part)).into());
         }
     }
 }
 
-fn forwarded(part: u64, outcome: PartOutcome) -> Forwarded {
-    let exception = |Exception { index, kind }| {
-        let (kind, code, reason) = match kind {
-            ExceptionKind::Duplicate => (OutcomeKind::Committed, ErrorCode::Unspecified, String::new()),
-            ExceptionKind::Rejected { code, reason } => (OutcomeKind::Rejected, code, reason),
-            ExceptionKind::Unknown { code, reason } => (OutcomeKind::Unknown, code, reason),
-        };
-        ForwardException { index, kind: kind.into(), code: code.into(), reason }
-    };
-    let position = |it: Position| ForwardPosition {
-        first: it.first,
-        count: it.count,
-        vbucket: it.vbucket,
-        lineage: it.lineage,
-        epoch: it.epoch,
-        offset: it.offset,
-    };
-    let mut exceptions: Vec<ForwardException> = outcome.exceptions.into_iter().map(exception).collect();
-    exceptions.sort_unstable_by_key(|exception| exception.index);
-    Forwarded {
-        part,
-        exceptions,
-        positions: outcome.positions.into_iter().map(position).collect(),
-        messages: outcome.messages,
-    }
-}
-
 fn outcome_of(message: Bytes) -> Result<(PartId, PartOutcome), ForwardError> {
-    let told = decode_outcome(message)?;
-    let exception = |it: ForwardException| {
-        let code = ErrorCode::try_from(it.code).unwrap_or_default();
-        let kind = match OutcomeKind::try_from(it.kind).unwrap_or_default() {
-            OutcomeKind::Committed => ExceptionKind::Duplicate,
-            OutcomeKind::Rejected => ExceptionKind::Rejected { code, reason: it.reason },
-            OutcomeKind::Unknown | OutcomeKind::Unspecified => ExceptionKind::Unknown { code, reason: it.reason },
-        };
-        Exception { index: it.index, kind }
-    };
-    let position = |it: ForwardPosition| Position {
-        first: it.first,
-        count: it.count,
-        vbucket: it.vbucket,
-        lineage: it.lineage,
-        epoch: it.epoch,
-        offset: it.offset,
-    };
-    let outcome = PartOutcome {
-        messages: told.messages,
-        exceptions: told.exceptions.into_iter().map(exception).collect(),
-        positions: told.positions.into_iter().map(position).collect(),
-    };
-    Ok((PartId(told.part), outcome))
+    decode_outcome(message).map(PartOutcome::of_forwarded)
 }

@@ -44,6 +44,35 @@ fn lineages(instance: &Instance) -> Vec<Lineage> {
 }
 
 #[test]
+fn survivor_whose_workers_are_the_first_to_notice_knew_all() {
+    let (_, mut instances, leader) = three();
+    let cluster = until_formed(&instances);
+    until_settled(&instances);
+    let survivor = instances.remove((leader + 1) % 3);
+    until("its leader has answered it", || knows(&survivor).then_some(()));
+    let before = lineages(&survivor);
+    let dead: Vec<Spec> = instances.iter().map(|instance| instance.spec.clone()).collect();
+    let members: Vec<_> = instances.iter().map(Instance::me).collect();
+    let (is_over, order) = (std::sync::atomic::AtomicBool::new(false), std::sync::atomic::Ordering::Relaxed);
+    let mut instances = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // As workers do whose links to the dead cannot be made again.
+            while !is_over.load(order) {
+                members.iter().for_each(|dead| survivor.control().report_unreachable(*dead, How::Refused));
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        drop(instances);
+        let restarted: Vec<Instance> = dead.iter().map(Spec::start).collect();
+        is_over.store(true, order);
+        restarted
+    });
+    instances.push(survivor);
+    assert_eq!(until_formed(&instances), cluster);
+    assert_eq!(lineages(&instances[2]), before, "it knew all that was decided");
+}
+
+#[test]
 fn survivor_that_slept_while_the_others_went_on_begins_new_lineages() {
     for led in [false, true] {
         let (_, mut instances, leader) = three();
