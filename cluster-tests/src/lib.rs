@@ -24,6 +24,7 @@ pub mod observer;
 pub mod reader;
 pub mod relay;
 pub mod scenario;
+pub mod sim;
 pub mod spans;
 pub mod supervisor;
 pub mod verdict;
