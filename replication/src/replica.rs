@@ -131,6 +131,11 @@ impl Replica {
                 self.log.truncate(to);
                 self.epochs.truncate(self.log.end());
             }
+            // What is committed here ends where the leader's log starts: nothing is missing between.
+            Attachment::Restart { start } if start == high_watermark => {
+                self.log.truncate(high_watermark);
+                self.epochs.truncate(high_watermark);
+            }
             Attachment::Restart { start } => {
                 self.log.truncate(high_watermark);
                 self.log.skip_to(start);

@@ -207,6 +207,22 @@ fn follower_whose_messages_the_leader_has_evicted_begins_anew() {
 }
 
 #[test]
+fn follower_whose_committed_log_ends_where_the_leaders_starts_keeps_it() {
+    let mut leader = following(9, 9);
+    leader.lead(Epoch(3), member(1), isr(&[1], 2, 1));
+    leader.append(None);
+    leader.advance_high_watermark();
+    leader.evict(Offset(0), Offset(6));
+    let mut late = following(8, 6);
+    late.follow(Epoch(3), member(1));
+    late.attach(Epoch(3), Lineage(1), Attachment::Restart { start: Offset(6) }).unwrap();
+    assert_eq!((late.log().start(), late.log().end()), (Offset(0), Offset(6)));
+    assert_eq!(late.epoch_at(Offset(5)), Epoch(1), "it knows of which epoch that is");
+    late.accept(Epoch(3), Offset(6), 4, Epoch(3)).unwrap();
+    late.check_invariants();
+}
+
+#[test]
 fn follower_that_has_evicted_all_that_is_committed_keeps_its_place() {
     // Of epoch 2 only this follower got something, and of epoch 1 it holds nothing any more.
     let mut other = following(3, 3);

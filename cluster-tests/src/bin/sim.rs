@@ -38,6 +38,11 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    std::panic::set_hook(Box::new(|panic| {
+        // Told with the run; where a panic ends the process, this is all there is.
+        let seed = sim::current_seed().map(|seed| format!("seed {seed}: ")).unwrap_or_default();
+        eprintln!("{seed}{panic}");
+    }));
     let options = |seed| {
         let mut options = Options::of(seed);
         args.set.iter().try_for_each(|assignment| options.set(assignment)).map(|()| options)

@@ -30,6 +30,8 @@ mod streams;
 mod trace;
 mod world;
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 pub use self::checks::Coverage;
@@ -75,29 +77,51 @@ pub fn run(options: &Options) -> Report {
 /// Does one run and keeps the words of its last events, so many of them.
 #[must_use]
 pub fn run_once(options: &Options, kept: usize) -> Report {
+    SEED.set(Some(options.seed));
     let mut world = World::new(options, kept);
     let begin = world.now();
-    let is_placed = world.run_while(PLACED, |world| world.unrest_of_nodes().is_some());
-    if !is_placed && world.failure.is_none() {
-        let unrest = world.unrest_of_nodes().unwrap_or_default();
-        world.fail("progress", format!("the cluster does not come to be: {unrest}"));
-    }
-    world.begin_faults();
-    let until = world.now().plus(options.faults_for());
-    world.run_until(until);
-    let healed = world.now();
-    let mut rest = Duration::ZERO;
-    if world.failure.is_none() {
-        world.heal();
-        world.come_to_rest();
-        rest = world.now().since(healed);
-    }
+    // What a shard asserts about itself is a rule like any other.
+    let rest = catch_unwind(AssertUnwindSafe(|| world.live())).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().cloned();
+        let words = words.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
+        world.fail("assertions", words);
+        Duration::ZERO
+    });
+    SEED.set(None);
     let (hash, events, coverage) = (world.trace.hash(), world.trace.events(), world.checks.coverage);
     let (passed, last) = (world.now().since(begin), world.trace.take_last());
-    Report { options: options.clone(), hash, events, passed, rest, coverage, failure: world.failure, last }
+    Report { options: options.clone(), hash, events, passed, rest, coverage, failure: world.failure.take(), last }
+}
+
+thread_local! {
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// The seed of the run that this thread is at: for a panic hook, where a panic ends the process.
+#[must_use]
+pub fn current_seed() -> Option<u64> {
+    SEED.get()
 }
 
 impl World {
+    /// The phases of a run. Gives the time that it took to come to rest.
+    fn live(&mut self) -> Duration {
+        let is_placed = self.run_while(PLACED, |world| world.unrest_of_nodes().is_some());
+        if !is_placed && self.failure.is_none() {
+            let unrest = self.unrest_of_nodes().unwrap_or_default();
+            self.fail("progress", format!("the cluster does not come to be: {unrest}"));
+        }
+        self.begin_faults();
+        let until = self.now().plus(self.options.faults_for());
+        self.run_until(until);
+        let healed = self.now();
+        if self.failure.is_none() {
+            self.heal();
+            self.come_to_rest();
+        }
+        self.now().since(healed)
+    }
+
     /// Waits until nothing is left to do, then has somebody read everything from the beginning.
     fn come_to_rest(&mut self) {
         if !self.run_while(REST, |world| world.unrest().is_some()) {

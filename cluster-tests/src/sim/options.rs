@@ -101,7 +101,7 @@ impl Options {
             seconds: rng.between(8, 40),
             producers: rng.between(1, 4),
             readers: rng.between(1, 5),
-            push_every_ms: if is_large { rng.between(50, 200) } else { rng.between(2, 100) },
+            push_every_ms: if is_large { rng.between(50, 200) } else { rng.between(5, 150) },
             batch_max: if is_large { 3 } else { rng.between(1, 12) },
             payload_bytes: if is_large { rng.between(100_000, 400_000) } else { rng.below(100) },
             delay_min_us,

@@ -1,7 +1,9 @@
 //! Producers: each pushes one message after the other, as the client library does, until its outcome is known.
 //!
 //! What was not committed goes again under its sequence, in order, before anything new, once everything on the way has been
-//! answered. Who has waited too long gives up: the outcome is what is known by then, and it goes on under another id.
+//! answered. After a break it goes on under another id when all that was sent is settled: the node at the other end may know
+//! of a message that it refused, and is not told that it came elsewhere. If that is what keeps a message from being taken, it
+//! goes to another node. Who has waited too long gives up: the outcome is what is known by then.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use std::time::Duration;
 use broky_proto::frame;
 use broky_proto::id::{Token, VBucketId};
 use broky_proto::time::Timestamp;
-use broky_proto::v1::{self, Acks, OutcomeKind, PushResponse};
+use broky_proto::v1::{self, Acks, ErrorCode, OutcomeKind, PushResponse};
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -27,6 +29,10 @@ const OPEN_MAX: usize = 64;
 const SILENCE: Duration = Duration::from_secs(3);
 /// After this the outcome of a message is what is known by then.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(12);
+/// So many answers in a row that something is missing which is not: it is not known here that it came elsewhere.
+const REFUSALS_MAX: u32 = 16;
+/// Between attempts.
+const RETRY: Duration = Duration::from_millis(20);
 const RECONNECT: Duration = Duration::from_millis(50);
 
 /// A message without an outcome.
@@ -60,6 +66,12 @@ pub(super) struct Producer {
     sent: VecDeque<Sent>,
     /// Something has to go again, before anything new does.
     is_holding: bool,
+    /// Not before then.
+    resumes: Timestamp,
+    /// A connection broke under this id.
+    is_broken: bool,
+    /// How often in a row nothing was taken because of something that is missing.
+    refusals: u32,
 }
 
 impl Producer {
@@ -78,7 +90,7 @@ impl Producer {
 impl World {
     pub(super) fn add_producer(&mut self) {
         let at = self.producers.len();
-        let id = at as u64 * 1_000_000 + 1;
+        let (id, now) = (at as u64 * 1_000_000 + 1, self.now());
         let (queue, sent) = (VecDeque::new(), VecDeque::new());
         self.producers.push(Producer {
             id,
@@ -88,6 +100,9 @@ impl World {
             queue,
             sent,
             is_holding: false,
+            resumes: now,
+            is_broken: false,
+            refusals: 0,
         });
         self.schedule.after(Duration::from_millis(at as u64), Event::Producer(at));
     }
@@ -110,7 +125,11 @@ impl World {
         }
         let open =
             self.producers[at].queue.len() + self.producers[at].sent.iter().map(|it| it.messages.len()).sum::<usize>();
-        if !self.is_calm && open < OPEN_MAX {
+        let this = &mut self.producers[at];
+        if this.is_broken && open == 0 {
+            (this.id, this.sequence, this.is_broken, this.is_holding) = (this.id + 1, 0, false, false);
+        }
+        if !self.is_calm && open < OPEN_MAX && !self.producers[at].is_broken {
             for _ in 0..=self.work.below(self.options.batch_max) {
                 self.add_message(at);
             }
@@ -132,7 +151,7 @@ impl World {
     }
 
     /// Sends what may be sent.
-    fn push_on(&mut self, at: usize) {
+    pub(super) fn push_on(&mut self, at: usize) {
         let now = self.now();
         let this = &mut self.producers[at];
         if !this.is_connected {
@@ -141,7 +160,7 @@ impl World {
             }
             return;
         }
-        if this.is_holding && !this.sent.is_empty() {
+        if this.is_holding && (!this.sent.is_empty() || now < this.resumes) {
             return;
         }
         this.is_holding = false;
@@ -196,11 +215,12 @@ impl World {
         if this.stream != Some(id) {
             return;
         }
-        (this.stream, this.is_connected) = (None, false);
+        (this.stream, this.is_connected, this.refusals) = (None, false, 0);
+        this.is_broken = true;
         for message in std::mem::take(&mut this.sent).into_iter().flat_map(|sent| sent.messages) {
             this.push_again(Message { is_in_doubt: true, ..message });
         }
-        self.schedule.after(RECONNECT, Event::Producer(at));
+        self.schedule.after(RECONNECT, Event::PushOn(at));
     }
 
     pub(super) fn take_response(&mut self, at: usize, id: StreamId, bytes: Bytes) {
@@ -231,16 +251,34 @@ impl World {
             });
             match outcome {
                 Some((OutcomeKind::Committed, _)) => self.acknowledged(message.id, position),
-                Some((OutcomeKind::Rejected, _)) => self.producers[at].push_again(message),
-                Some((OutcomeKind::Unknown, _)) => {
-                    self.producers[at].push_again(Message { is_in_doubt: true, ..message });
+                Some((OutcomeKind::Rejected, code)) => {
+                    self.say(|| format!("producer {at}: {:?} is rejected, {code:?}", message.id));
+                    self.retry(at, message);
+                }
+                Some((OutcomeKind::Unknown, code)) => {
+                    self.say(|| format!("producer {at}: {:?} is unknown, {code:?}", message.id));
+                    self.retry(at, Message { is_in_doubt: true, ..message });
                 }
                 Some((OutcomeKind::Unspecified, _)) | None => {
                     return self.fail("outcomes", format!("{:?} has no outcome", message.id));
                 }
             }
         }
+        let is_missing = response.outcomes.iter().all(|outcome| outcome.code() == ErrorCode::OutOfSequence);
+        let this = &mut self.producers[at];
+        this.refusals = if is_missing { this.refusals + 1 } else { 0 };
+        if this.refusals > REFUSALS_MAX && this.sent.is_empty() {
+            return self.close(id, Side::Dialler, false);
+        }
         self.push_on(at);
+    }
+
+    /// Pushes a message again, a little later.
+    fn retry(&mut self, at: usize, message: Message) {
+        let this = &mut self.producers[at];
+        this.resumes = self.schedule.now().plus(RETRY);
+        this.push_again(message);
+        self.schedule.after(RETRY, Event::PushOn(at));
     }
 
     /// Ends the wait for everything: what may be stored is unknown, what is not is rejected.
@@ -250,7 +288,7 @@ impl World {
         }
         let this = &mut self.producers[at];
         let messages = std::mem::take(&mut this.queue);
-        (this.id, this.sequence, this.is_holding) = (this.id + 1, 0, false);
+        (this.id, this.sequence, this.is_holding, this.is_broken) = (this.id + 1, 0, false, false);
         self.say(|| format!("producer {at} gives up {} messages", messages.len()));
         for message in messages {
             self.checks.note_end(message.id, message.is_in_doubt);

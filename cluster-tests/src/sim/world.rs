@@ -49,6 +49,8 @@ pub(super) enum Event {
     /// The control plane tells everybody what it has decided.
     Broadcast,
     Producer(usize),
+    /// A producer connects again.
+    PushOn(usize),
     Reader(usize),
     Fault(Fault),
     /// A fault ends.
@@ -212,6 +214,7 @@ impl World {
             Event::Watch => self.watch(),
             Event::Broadcast => self.broadcast(),
             Event::Producer(at) => self.produce(at),
+            Event::PushOn(at) => self.push_on(at),
             Event::Reader(at) => self.read(at),
             Event::Fault(fault) => self.strike(fault),
             Event::Mend(fault) => self.mend(fault),
@@ -256,6 +259,7 @@ fn facts(event: &Event) -> [u64; 4] {
         Event::Watch => [9, 0, 0, 0],
         Event::Broadcast => [10, 0, 0, 0],
         Event::Producer(at) => [11, number(*at), 0, 0],
+        Event::PushOn(at) => [15, number(*at), 0, 0],
         Event::Reader(at) => [12, number(*at), 0, 0],
         Event::Fault(fault) => [13, fault.code(), 0, 0],
         Event::Mend(fault) => [14, fault.code(), 0, 0],
