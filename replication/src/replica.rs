@@ -310,10 +310,10 @@ impl Replica {
         self.epochs.latest().unwrap_or_default()
     }
 
-    /// The epoch in which the message at `offset` was stored.
+    /// The epoch in which the message at `offset` was stored; `None` when that has left the memory.
     #[must_use]
-    pub fn epoch_at(&self, offset: Offset) -> Epoch {
-        self.epochs.epoch_at(offset).unwrap_or_else(|| self.epoch())
+    pub fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
+        self.epochs.epoch_at(offset)
     }
 
     /// What this replica is for.

@@ -15,6 +15,7 @@ mod catch_up;
 mod commit;
 mod config;
 mod downstream;
+mod early;
 mod following;
 mod forwarded;
 mod groups;

@@ -88,6 +88,7 @@ impl Shard {
         storing.outcome.messages += u32::try_from(run.len()).unwrap_or(u32::MAX);
         if epoch.is_some_and(|epoch| !self.leads_in(vbucket, epoch)) {
             self.stats.rejected_messages += run.len() as u64;
+            self.note_early(storing.push, run, epoch.unwrap_or_default(), vbucket);
             let refused = run.iter().filter_map(|entry| exception(entry.index, Append::NotLeader));
             storing.outcome.exceptions.extend(refused);
             return;
@@ -105,6 +106,14 @@ impl Shard {
                 next.iter().for_each(|entry| self.store(storing, entry, vbucket, set));
             }
             run = later;
+        }
+    }
+
+    /// Notes what was refused because it is for an epoch that this shard has not heard of.
+    fn note_early(&mut self, push: &Push, run: &[wire::Entry], epoch: Epoch, vbucket: VBucketId) {
+        let is_ahead = self.places.get(usize::from(vbucket.0)).is_some_and(|place| place.epoch < epoch);
+        for message in run.iter().filter_map(|entry| push.message_of(entry.index)).filter(|_| is_ahead) {
+            self.early.note(vbucket, epoch, message);
         }
     }
 
@@ -274,7 +283,8 @@ fn fitting(run: &[wire::Entry], mut len: usize) -> usize {
     run.iter().take_while(fits).count()
 }
 
-/// Notes where messages are stored that follow one another: the number of the first and how many.
+/// Notes where messages are stored that follow one another: the number of the first and how many. Of a duplicate whose
+/// epoch is not known any more nothing is told.
 fn note_positions(
     outcome: &mut PartOutcome,
     (first, count): (u32, u32),
@@ -282,7 +292,7 @@ fn note_positions(
     replica: &Replica,
     offset: Offset,
 ) {
-    let epoch = replica.epoch_at(offset).0;
+    let Some(Epoch(epoch)) = replica.epoch_at(offset) else { return };
     if let Some(last) = outcome.positions.last_mut()
         && last.epoch == epoch
         && last.first + last.count == first

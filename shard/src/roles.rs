@@ -163,6 +163,7 @@ impl Shard {
                 if let Some(leader) = replica.leader_mut() {
                     leader.set_limit(limit);
                 }
+                self.early.take(id, place.epoch).into_iter().for_each(|message| replica.refuse(message));
                 replica.advance_high_watermark();
                 self.lose_waiters(id);
             }
