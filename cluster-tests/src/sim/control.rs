@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broky_delivery::HEARTBEAT_SLOTS;
 use broky_proto::id::{MapVersion, Member};
 use broky_ring::map::MapDiff;
 use broky_shard::TICK;
@@ -69,12 +68,9 @@ impl World {
         self.nodes[at].process = Some(Process::new(member, self.vbuckets));
         self.note_birth(at, member);
         // Timers of different nodes do not beat as one.
-        for (timer, period) in [
-            (Timer::Beat, BEAT),
-            (Timer::Gossip, BEAT),
-            (Timer::Tick, TICK),
-            (Timer::Heartbeat, BEAT / HEARTBEAT_SLOTS as u32),
-        ] {
+        for (timer, period) in
+            [(Timer::Beat, BEAT), (Timer::Gossip, BEAT), (Timer::Tick, TICK), (Timer::Heartbeat, BEAT)]
+        {
             let wait = self.rng.within(Duration::ZERO, period);
             self.timer(at, wait, timer);
         }

@@ -1,5 +1,6 @@
 //! What happens on connections: dialling, frames that arrive, readers that are served, ends.
 
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use broky_delivery::Poll;
@@ -533,8 +534,8 @@ impl World {
         }
         for link in wanted {
             let process = self.nodes[at].process.as_mut().unwrap();
-            if !process.links.contains_key(&link) {
-                process.links.insert(link, Link { stream: None, backoff: BACKOFF_MIN });
+            if let Entry::Vacant(place) = process.links.entry(link) {
+                place.insert(Link { stream: None, backoff: BACKOFF_MIN });
                 self.dial_link(at, link.0, link.1);
             }
         }

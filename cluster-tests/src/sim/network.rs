@@ -110,7 +110,7 @@ pub(super) struct Clock {
 impl Clock {
     /// What it shows at a moment.
     pub(super) fn shows(self, now: Timestamp) -> Timestamp {
-        let passed = i128::from(now.since(self.origin).as_nanos() as u64);
+        let passed = i128::try_from(now.since(self.origin).as_nanos()).unwrap();
         let shown = passed + passed * i128::from(self.ppm) / 1_000_000;
         Timestamp(self.origin.0 + u64::try_from(shown).unwrap_or_default())
     }

@@ -236,7 +236,7 @@ impl World {
         for outcome in &response.outcomes {
             for index in outcome.first..outcome.first + outcome.count {
                 let place = outcomes.get_mut(index as usize);
-                if place.is_none_or(|place| place.replace((outcome.kind(), outcome.code())).is_some()) {
+                if place.is_none_or(|place| place.replace((outcome.kind(), outcome)).is_some()) {
                     return self.fail("outcomes", format!("message {index} of {} has two outcomes", messages.len()));
                 }
             }
@@ -251,12 +251,16 @@ impl World {
             });
             match outcome {
                 Some((OutcomeKind::Committed, _)) => self.acknowledged(message.id, position),
-                Some((OutcomeKind::Rejected, code)) => {
-                    self.say(|| format!("producer {at}: {:?} is rejected, {code:?}", message.id));
+                Some((OutcomeKind::Rejected, told)) => {
+                    self.say(|| {
+                        format!("producer {at}: {:?} is rejected, {:?}: {}", message.id, told.code(), told.reason)
+                    });
                     self.retry(at, message);
                 }
-                Some((OutcomeKind::Unknown, code)) => {
-                    self.say(|| format!("producer {at}: {:?} is unknown, {code:?}", message.id));
+                Some((OutcomeKind::Unknown, told)) => {
+                    self.say(|| {
+                        format!("producer {at}: {:?} is unknown, {:?}: {}", message.id, told.code(), told.reason)
+                    });
                     self.retry(at, Message { is_in_doubt: true, ..message });
                 }
                 Some((OutcomeKind::Unspecified, _)) | None => {

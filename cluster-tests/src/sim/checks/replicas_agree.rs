@@ -35,13 +35,14 @@ pub(super) fn look(world: &mut World, at: usize) -> Result<(), Broken> {
             world.checks.replicas_agree.0.remove(&(at, vbucket));
             continue;
         };
-        let Some((start, end)) = process.shard.delivery().bounds(vbucket) else { continue };
+        let Some((_, end)) = process.shard.delivery().bounds(vbucket) else { continue };
         let seen = world.checks.replicas_agree.0.get(&(at, vbucket)).copied().unwrap_or_default();
         if end.0 <= seen {
             continue;
         }
         let lineage = log.lineage().0;
-        let from = seen.max(start.0).max(broky_ring::lineage::lineage_base(log.lineage()).0);
+        // Below its start there may be a hole.
+        let from = seen.max(log.start().0);
         let held = read(&process.shard, vbucket, lineage, from, end.0);
         world.checks.replicas_agree.0.insert((at, vbucket), end.0);
         let mut next = from;
