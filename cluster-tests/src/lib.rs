@@ -9,6 +9,8 @@
 //! The `failover` binary measures real processes: [`supervisor`] starts, kills and pauses them, [`observer`] asks them for
 //! the cluster map, [`workload`] pushes and remembers what became of each message, [`reader`] reads it back, [`spans`] and
 //! [`audit`] compare the two, and [`scenario`] puts these together and ends in a [`verdict`].
+//!
+//! [`history`] is what the processes of a run record of themselves, for whoever judges it.
 
 #![deny(missing_docs)]
 #![expect(clippy::unwrap_used, reason = "for tests: a failure here fails the test")]
@@ -16,6 +18,7 @@
 pub mod audit;
 pub mod error;
 pub mod grpc;
+pub mod history;
 pub mod http;
 pub mod ledger;
 pub mod metrics;
