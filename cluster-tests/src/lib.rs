@@ -10,12 +10,14 @@
 //! the cluster map, [`workload`] pushes and remembers what became of each message, [`reader`] reads it back, [`spans`] and
 //! [`audit`] compare the two, and [`scenario`] puts these together and ends in a [`verdict`].
 //!
-//! [`history`] is what the processes of a run record of themselves, for whoever judges it.
+//! The `check` binary judges what processes recorded of themselves: [`history`] is what they write, [`check`] decides which
+//! invariants it keeps.
 
 #![deny(missing_docs)]
 #![expect(clippy::unwrap_used, reason = "for tests: a failure here fails the test")]
 
 pub mod audit;
+pub mod check;
 pub mod error;
 pub mod grpc;
 pub mod history;
