@@ -216,8 +216,11 @@ impl World {
         if !process.map.merge(MapDiff::clone(diff)).unwrap_or(false) {
             return;
         }
-        let map = process.map.clone();
+        let (map, member) = (process.map.clone(), process.member);
         self.say(|| format!("node {at} learns of {}", map.version()));
+        if !map.is_current(member) {
+            return self.leave(at);
+        }
         self.act(at, |shard, out, _| shard.handle_map(&map, out));
         self.route(at, |router, now, out| router.handle_map(now, &map, out));
         let forwards: BTreeMap<_, _> = self.nodes[at].process.as_ref().unwrap().forwards.clone();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use broky_proto::id::NodeId;
+use broky_proto::id::{Member, NodeId};
+use broky_ring::map::Liveness;
 
 use super::network::Place;
 use super::rng::Rng;
@@ -201,9 +202,24 @@ impl World {
         match self.nemesis.rng.below(4) {
             0 if self.nodes.len() < NODES_MAX => self.add_node(),
             1 => self.metadata.undrain(),
+            // Who forgets a node that lives gives up what it holds: operators make sure before.
+            _ if self.is_evicted_alive(id) => {}
             _ => self.metadata.tidy(id),
         }
         self.note_decisions();
+    }
+
+    fn is_evicted_alive(&self, id: NodeId) -> bool {
+        let Some(node) = self.metadata.map().node(id) else { return false };
+        let member = Member { node: id, incarnation: node.incarnation };
+        node.liveness == Liveness::Evicted && self.nodes.iter().any(|node| node.member() == Some(member))
+    }
+
+    /// A process has learnt that it is no member any more: it ends, and its operator starts it again.
+    pub(super) fn leave(&mut self, at: usize) {
+        self.kill_node(at);
+        let wait = self.lasting(Duration::from_secs(1));
+        self.schedule.after(wait, Event::Mend(Fault::Restart(at)));
     }
 
     /// A fault ends.

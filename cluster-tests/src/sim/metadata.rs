@@ -149,7 +149,9 @@ impl Metadata {
             let is_silent = now.since(heard.last) > SILENCE;
             match node.liveness {
                 Liveness::Alive if is_silent => drop(self.fence(member)),
-                Liveness::Fenced if !is_silent && heard.beats >= 2 => drop(self.apply(Command::Unfence { member })),
+                Liveness::Fenced | Liveness::Evicted if !is_silent && heard.beats >= 2 => {
+                    self.apply(Command::Unfence { member });
+                }
                 Liveness::Alive | Liveness::Fenced | Liveness::Evicted => {}
             }
         }
@@ -159,7 +161,8 @@ impl Metadata {
         self.decisions > before
     }
 
-    /// Lets a node that is being drained and holds nothing go, or one that is dead count as gone for good.
+    /// What an operator does with a node: drains it, has what it held rebuilt elsewhere when it is dead, and in the end
+    /// forgets it.
     pub(super) fn tidy(&mut self, id: NodeId) {
         let Some(node) = self.map().node(id).cloned() else { return };
         let member = Member { node: id, incarnation: node.incarnation };

@@ -152,6 +152,7 @@ impl World {
         let this = &mut self.readers[at];
         (this.heard, this.busy_until) = (now, now.plus(pause));
         let delivery = Delivery::decode(super::links::deframed(bytes)).unwrap();
+        self.say(|| format!("reader {at} is sent {}", show(&delivery)));
         if let Err((rule, words)) = self.follow(at, &delivery) {
             let words = format!("reader {at} at node {}: {words}", self.readers[at].node);
             self.fail(rule, words);
@@ -237,4 +238,13 @@ impl World {
             cursor.next >= end || this.tag.is_some() && !self.checks.has_wanted(sight, cursor.next, end)
         })
     }
+}
+
+fn show(delivery: &Delivery) -> String {
+    let messages: Vec<_> = delivery.messages.iter().map(|it| format!("{}:{}", it.vbucket, it.offset)).collect();
+    let gap = |it: &v1::Gap| format!("{}:{}..{} {}", it.vbucket, it.from, it.to, it.reason().as_str_name());
+    let gaps: Vec<_> = delivery.gaps.iter().map(gap).collect();
+    let cursors: Vec<_> = delivery.cursors.iter().map(|it| format!("{}:{}", it.vbucket, it.offset)).collect();
+    let confirmed = if delivery.confirmed.is_some() { "confirmed, " } else { "" };
+    format!("{confirmed}messages {messages:?}, gaps {gaps:?}, cursors {cursors:?}")
 }
