@@ -10,6 +10,8 @@
 //! the cluster map, [`workload`] pushes and remembers what became of each message, [`reader`] reads it back, [`spans`] and
 //! [`audit`] compare the two, and [`scenario`] puts these together and ends in a [`verdict`].
 //!
+//! The `sim` binary runs whole clusters in virtual time, one run per seed: [`sim`].
+//!
 //! The `check` binary judges what processes recorded of themselves: [`history`] is what they write, [`check`] decides which
 //! invariants it keeps.
 
