@@ -106,6 +106,8 @@ pub(crate) struct View {
     /// What readers see, where that is not the log. Kept until what was relayed has left the memory.
     relayed: Option<Box<Line>>,
     is_relayed: bool,
+    /// Behind the last block that stands in the log only, or in what is relayed only. From there on both have the same.
+    differs_until: BlockSeq,
 }
 
 impl View {
@@ -143,6 +145,9 @@ impl View {
     }
 
     pub(crate) fn append(&mut self, kind: Kind, run: &Run, seq: BlockSeq) {
+        if kind != Kind::Log {
+            self.differs_until = seq.next();
+        }
         if kind != Kind::Relayed {
             self.log.append(run, seq);
         }
@@ -158,7 +163,9 @@ impl View {
         let Some(relayed) = &mut self.relayed else { return };
         relayed.evict(run, seq);
         let is_log = relayed.lineage == self.log.lineage && relayed.end == self.log.end;
-        if !self.is_relayed && is_log && relayed.index.get(0) == self.log.index.get(0) {
+        let first = relayed.index.get(0);
+        let is_same = first.is_none_or(|(_, seq)| *seq >= self.differs_until) && first == self.log.index.get(0);
+        if !self.is_relayed && is_log && is_same {
             self.relayed = None;
         }
     }
@@ -231,4 +238,31 @@ impl View {
 /// The vbuckets that a feed carries: those whose number modulo the number of feeds is the feed's.
 pub(crate) fn is_fed_by(vbucket: VBucketId, feed: u16, feeds: u16) -> bool {
     vbucket.0 % feeds == feed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(first: u64) -> Run {
+        Run { vbucket: VBucketId(0), first: Offset(first), count: 1 }
+    }
+
+    #[test]
+    fn what_was_relayed_between_is_seen_until_it_has_left_the_memory() {
+        let mut view = View { is_ready: true, ..View::default() };
+        view.append(Kind::Log, &run(0), BlockSeq(0));
+        view.append(Kind::Log, &run(1), BlockSeq(1));
+        view.leave_log();
+        view.append(Kind::Hidden, &run(2), BlockSeq(2));
+        view.append(Kind::Relayed, &run(2), BlockSeq(3));
+        view.return_to_log();
+        view.append(Kind::Log, &run(3), BlockSeq(4));
+        // Where readers stand at the third block, they see the offset 2 when they come to the fourth.
+        for (block, offset, first) in [(0, 0, (1, 1)), (1, 1, (2, 3)), (2, 2, (2, 3)), (3, 2, (3, 4))] {
+            view.evict(&run(offset), BlockSeq(block));
+            assert_eq!(view.seen().index.get(0), Some(&(Offset(first.0), BlockSeq(first.1))), "without block {block}");
+        }
+        assert!(view.relayed.is_none());
+    }
 }

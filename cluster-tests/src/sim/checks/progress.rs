@@ -17,10 +17,7 @@ impl World {
         let alive = map.nodes().filter(|(_, node)| !node.is_draining).count();
         let wanted = usize::from(map.copies().replicas).min(alive);
         let is_settled = |vb: &VBucket| {
-            vb.leader.is_some()
-                && vb.isr.len() == vb.replicas.len()
-                && vb.learners.is_empty()
-                && vb.isr.len() >= wanted.min(1)
+            vb.leader.is_some() && vb.isr.len() == vb.replicas.len() && vb.learners.is_empty() && vb.isr.len() >= wanted
         };
         if let Some((id, vb)) = map.vbuckets().find(|(_, vb)| !is_settled(vb)) {
             return Some(format!("vbucket {id} of leader {:?} isr {:?} of {:?}", vb.leader, vb.isr, vb.replicas));
