@@ -59,8 +59,8 @@ impl Delivery {
         for (index, skip) in overtaken {
             let history = self.subscriptions.get(index).and_then(|it| it.resuming.as_deref()?.history_at(feed, oldest));
             let from = match history {
-                Some(since) => self.starts_of(since),
-                None => shared.get_or_insert_with(|| self.starts(|_, view| view.seen().start)).clone(),
+                Some(since) => self.starts_of(Some(since)),
+                None => shared.get_or_insert_with(|| self.starts_of(None)).clone(),
             };
             let from = if skip > 0 { self.after_part(index, feed, oldest, skip, &from) } else { from };
             if let Some(subscription) = self.subscriptions.get_mut(index)
@@ -74,16 +74,17 @@ impl Delivery {
         }
     }
 
-    /// Where what a reader of history has not read begins: in the logs that it reads, and in what it sees of others.
-    fn starts_of(&self, since: &[BlockSeq]) -> Arc<[Offset]> {
-        self.starts(|at, view| match since.get(at) {
-            Some(since) if *since == view.since => view.seen().start.min(view.log.start),
+    /// Where that begins, per vbucket, which a reader gets who goes on at the oldest block: of a log that it reads as
+    /// history, what the log holds, and of what is relayed nothing; of others what is seen.
+    pub(crate) fn starts_of(&self, history: Option<&[BlockSeq]>) -> Arc<[Offset]> {
+        self.starts(|at, view| match history.and_then(|since| since.get(at)) {
+            Some(since) if *since == view.since => view.log.start,
             Some(_) | None => view.seen().start,
         })
     }
 
-    /// Where that begins, per vbucket, which a reader gets who goes on at the oldest block: messages, or notes of gaps.
-    pub(crate) fn starts(&self, start: impl Fn(usize, &View) -> Offset) -> Arc<[Offset]> {
+    /// The same, of messages or of notes of gaps, whichever comes first.
+    fn starts(&self, start: impl Fn(usize, &View) -> Offset) -> Arc<[Offset]> {
         let mut starts: Vec<Offset> = self.views.iter().enumerate().map(|(at, view)| start(at, view)).collect();
         for gap in self.feeds.iter().flat_map(Feed::gaps) {
             if let Some(start) = starts.get_mut(gap.vbucket as usize) {

@@ -323,7 +323,7 @@ impl Delivery {
             Some(resuming) => from.max(resuming.start_of(vbucket)),
             None => from,
         };
-        let starts = self.starts(|_, view| view.seen().start);
+        let starts = self.starts_of(resuming.and_then(|resuming| resuming.history_at(feed, self.oldest(feed))));
         let seen = vbuckets.iter().zip(from).zip(self.views.iter().zip(starts.iter()));
         seen.filter(|((vbucket, _), _)| is_fed_by(*vbucket, feed.0, self.config.feeds))
             .filter(|((vbucket, _), _)| interest.is_none_or(|interest| interest.may_want_vbucket(*vbucket, vbuckets)))
