@@ -288,12 +288,11 @@ impl Replica {
         leader.handle_ack(member, log_end) && self.advance_high_watermark()
     }
 
-    /// Forgets committed messages, `from` to `to`, which are the oldest. Messages of another history, or of before the log
-    /// began anew, are none of this log's.
-    pub fn evict(&mut self, from: Offset, to: Offset) {
-        if from < self.log.start() || to > self.log.high_watermark() {
-            return;
-        }
+    /// Forgets committed messages below `to`, which have left the memory.
+    ///
+    /// # Panics
+    /// When `to` lies above the high watermark.
+    pub fn evict(&mut self, to: Offset) {
         self.log.evict(to);
         self.epochs.evict(self.log.start());
     }

@@ -180,7 +180,7 @@ fn empty_follower_begins_where_the_leaders_log_starts() {
     leader.advance_high_watermark();
     let empty = Replica::new(Lineage(1), Offset::ZERO);
     assert_eq!(leader.attachment(&empty.summary()), Attachment::Keep { to: Offset(0) });
-    leader.evict(Offset(0), Offset(4));
+    leader.evict(Offset(4));
     let attachment = leader.attachment(&empty.summary());
     assert_eq!(attachment, Attachment::Restart { start: Offset(4) });
     let mut empty = empty;
@@ -196,7 +196,7 @@ fn follower_whose_messages_the_leader_has_evicted_begins_anew() {
     leader.lead(Epoch(3), member(1), isr(&[1], 2, 1));
     leader.append(None);
     leader.advance_high_watermark();
-    leader.evict(Offset(0), Offset(10));
+    leader.evict(Offset(10));
     let mut late = following(6, 5);
     late.follow(Epoch(3), member(1));
     let attachment = leader.attachment(&late.summary());
@@ -213,7 +213,7 @@ fn follower_whose_committed_log_ends_where_the_leaders_starts_keeps_it() {
     leader.lead(Epoch(3), member(1), isr(&[1], 2, 1));
     leader.append(None);
     leader.advance_high_watermark();
-    leader.evict(Offset(0), Offset(6));
+    leader.evict(Offset(6));
     let mut late = following(8, 6);
     late.follow(Epoch(3), member(1));
     late.attach(Epoch(3), Lineage(1), Attachment::Restart { start: Offset(6) }).unwrap();
@@ -230,7 +230,7 @@ fn follower_that_has_evicted_all_that_is_committed_keeps_its_place() {
     other.follow(Epoch(2), member(1));
     other.attach(Epoch(2), Lineage(1), Attachment::Keep { to: Offset(3) }).unwrap();
     other.accept(Epoch(2), Offset(3), 2, Epoch(2)).unwrap();
-    other.evict(Offset(0), Offset(3));
+    other.evict(Offset(3));
     let mut elected = following(3, 2);
     elected.lead(Epoch(4), member(1), isr(&[1, 2], 2, 2));
     let attachment = elected.attachment(&other.summary());

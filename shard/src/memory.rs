@@ -154,8 +154,8 @@ impl Shard {
 
     fn evict_oldest(&mut self, out: &mut Outbox) -> bool {
         let feed = FeedId(self.config.shard.0);
-        let (mut freed, mut arena) = (0, ArenaId::default());
-        let (replicas, stats) = (&mut self.replicas, &mut self.stats);
+        let (mut freed, mut arena, mut runs) = (0, ArenaId::default(), None);
+        let stats = &mut self.stats;
         let evicted = self.delivery.evict_oldest(feed, |kind, block| {
             // A note of a gap costs nothing that was counted.
             (freed, arena) = (if block.messages > 0 { cost(block) } else { 0 }, block.arena);
@@ -163,14 +163,17 @@ impl Shard {
                 return;
             }
             stats.evicted_messages += u64::from(block.messages);
-            for run in block.runs.iter() {
-                if let Some(Some(replica)) = replicas.get_mut(usize::from(run.vbucket.0)) {
-                    replica.evict(run.first, run.end());
-                }
-            }
+            runs = Some(block.runs.clone());
         });
         if !evicted {
             return false;
+        }
+        // Not by the block's own offsets: a copy that was dropped and begun anew may hold the same in another block.
+        for run in runs.iter().flat_map(|runs| runs.iter()) {
+            let start = self.delivery.bounds(run.vbucket).map(|(start, _)| start);
+            if let (Some(start), Some(replica)) = (start, self.replica_mut(run.vbucket)) {
+                replica.evict(start);
+            }
         }
         self.overhead_bytes -= freed;
         self.arenas.note_gone(arena);

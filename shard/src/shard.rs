@@ -264,11 +264,13 @@ impl Shard {
             replica.check_invariants();
             if let Some((start, end)) = self.delivery.bounds(vbucket) {
                 // A log that began anew above a hole has forgotten what readers may still read below it.
-                assert!(start <= replica.log().start(), "readers of vbucket {vbucket} can read all of its log");
+                let log = replica.log();
                 assert!(
-                    end <= replica.log().high_watermark(),
-                    "readers of vbucket {vbucket} see committed messages only"
+                    start <= log.start(),
+                    "readers of vbucket {vbucket} can read all of its log, from {}, not only from {start} to {end}",
+                    log.start()
                 );
+                assert!(end <= log.high_watermark(), "readers of vbucket {vbucket} see committed messages only");
             }
         }
     }
