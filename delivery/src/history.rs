@@ -10,17 +10,23 @@ use broky_proto::v1::{self, ErrorCode, GapReason};
 use crate::delivery::Delivery;
 use crate::feed::FeedId;
 use crate::subscription::{Position, SubscriptionId};
-use crate::view::{History, View};
+use crate::view::{History, Line, View};
 
 impl Delivery {
     /// Begins a log of a vbucket at `base`, under a lineage and an epoch. Nobody is told: readers see it when it is in
     /// sync.
-    pub fn set_view(&mut self, vbucket: VBucketId, lineage: Lineage, epoch: Epoch, base: Offset) {
-        self.end_readers_of_history(vbucket);
+    pub fn set_view(
+        &mut self,
+        vbucket: VBucketId,
+        (lineage, epoch): (Lineage, Epoch),
+        base: Offset,
+        wake: &mut Vec<SubscriptionId>,
+    ) {
+        self.end_readers_of_history(vbucket, wake);
         let since = self.tail(self.feed_of(vbucket));
         if let Some(view) = self.views.get_mut(usize::from(vbucket.0)) {
             if view.is_relayed() {
-                view.replace_log(lineage, base, since);
+                view.replace_log(Line::new(lineage, base), since);
             } else {
                 *view = View::new(lineage, epoch, base, since);
             }
@@ -141,13 +147,15 @@ impl Delivery {
     }
 
     /// Ends those who read the history of a log that is about to be replaced by another.
-    fn end_readers_of_history(&mut self, vbucket: VBucketId) {
+    fn end_readers_of_history(&mut self, vbucket: VBucketId, wake: &mut Vec<SubscriptionId>) {
         let Some(view) = self.views.get(usize::from(vbucket.0)) else { return };
         let reads = |since: &[crate::feed::BlockSeq]| since.get(usize::from(vbucket.0)) == Some(&view.since);
-        for (_, subscription) in &mut self.subscriptions {
+        for (index, subscription) in &mut self.subscriptions {
             if subscription.resuming.as_ref().is_some_and(|resuming| reads(&resuming.since)) {
                 let reason = format!("vbucket {vbucket} came anew to this node");
                 subscription.ended = Some(Refusal::new(ErrorCode::NotReady, reason));
+                #[expect(clippy::cast_possible_truncation, reason = "bounded by SUBSCRIPTIONS_MAX")]
+                wake.push(SubscriptionId { index: index as u32, generation: subscription.generation });
             }
         }
     }
@@ -161,32 +169,41 @@ impl Delivery {
         base: Offset,
         wake: &mut Vec<SubscriptionId>,
     ) {
-        let since = self.tail(feed);
-        let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return };
-        let gap = gap_to(vbucket, view, base, GapReason::Lost);
-        view.replace_log(lineage, base, since);
-        let is_relayed = view.is_relayed();
-        if !is_relayed {
-            view.epoch = epoch;
-        }
-        self.note_stale(vbucket);
-        self.relays.leave(vbucket);
-        if !is_relayed {
-            self.note_gap(feed, gap, wake);
+        let log = Line::new(lineage, base);
+        self.replace_log(feed, vbucket, log, GapReason::Lost, wake);
+        if !self.is_relayed(vbucket) {
+            self.set_epoch(vbucket, epoch);
         }
     }
 
     /// Goes on at `next`: what lies before it is not to be had any more, here or at the leader.
     pub fn skip_to(&mut self, feed: FeedId, vbucket: VBucketId, next: Offset, wake: &mut Vec<SubscriptionId>) {
+        let Some(view) = self.views.get(usize::from(vbucket.0)) else { return };
+        // Not a hole in the log that there is: whoever comes to read it would have to be told of that.
+        let log = view.log.anew_at(next);
+        self.replace_log(feed, vbucket, log, GapReason::Evicted, wake);
+    }
+
+    /// Begins another log. Readers who see the present one are told of the gap to its start.
+    fn replace_log(
+        &mut self,
+        feed: FeedId,
+        vbucket: VBucketId,
+        log: Line,
+        reason: GapReason,
+        wake: &mut Vec<SubscriptionId>,
+    ) {
+        self.end_readers_of_history(vbucket, wake);
+        let since = self.tail(feed);
         let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return };
-        let gap = gap_to(vbucket, view, next, GapReason::Evicted);
-        view.log.skip_to(next);
-        if view.is_relayed() {
-            return;
-        }
-        view.skip_seen_to(next);
+        let gap = gap_to(vbucket, view, log.start, reason);
+        view.replace_log(log, since);
+        let is_relayed = view.is_relayed();
+        self.note_stale(vbucket);
         self.relays.leave(vbucket);
-        self.note_gap(feed, gap, wake);
+        if !is_relayed {
+            self.note_gap(feed, gap, wake);
+        }
     }
 
     /// Tells whoever reads on that what they see of a vbucket goes on at `next`, under the log's lineage.

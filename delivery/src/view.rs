@@ -28,6 +28,11 @@ impl Line {
         Self { lineage, base, start: base, end: base, index: Chunked::default() }
     }
 
+    /// The same history, of which nothing below `next` is held.
+    pub(crate) fn anew_at(&self, next: Offset) -> Self {
+        Self { start: next, end: next, ..Self::new(self.lineage, self.base) }
+    }
+
     fn append(&mut self, run: &Run, seq: BlockSeq) {
         debug_assert!(run.first >= self.end, "offsets ascend");
         if self.index.is_empty() {
@@ -171,13 +176,17 @@ impl View {
     }
 
     /// Begins another log, which readers see unless another node relays the vbucket.
-    pub(crate) fn replace_log(&mut self, lineage: Lineage, base: Offset, since: BlockSeq) {
-        if !self.is_relayed && !self.seen().index.is_empty() {
-            // Readers may still be where the one before stands.
-            let seen = self.relayed.get_or_insert_with(|| Box::new(self.log.clone()));
-            seen.continue_in(lineage, base, base);
+    pub(crate) fn replace_log(&mut self, log: Line, since: BlockSeq) {
+        if !self.is_relayed {
+            if self.seen().index.is_empty() {
+                self.relayed = None;
+            } else {
+                // Readers may still be where the one before stands.
+                let seen = self.relayed.get_or_insert_with(|| Box::new(self.log.clone()));
+                seen.continue_in(log.lineage, log.base, log.start);
+            }
         }
-        self.log = Line::new(lineage, base);
+        self.log = log;
         self.since = since;
     }
 

@@ -115,7 +115,9 @@ impl Shard {
             Mirror::Evicted => {
                 self.delivery.evict_oldest(feed, |_, _| {});
             }
-            Mirror::View { vbucket, lineage, epoch, base } => self.delivery.set_view(vbucket, lineage, epoch, base),
+            Mirror::View { vbucket, lineage, epoch, base } => {
+                self.delivery.set_view(vbucket, (lineage, epoch), base, &mut out.wake);
+            }
             Mirror::Lineage { vbucket, lineage, epoch, base } => {
                 self.delivery.begin_lineage(feed, vbucket, (lineage, epoch), base, &mut out.wake);
             }

@@ -208,6 +208,10 @@ impl Shard {
         let next = Offset(entry.next);
         let attachment =
             if entry.restart { Attachment::Restart { start: next } } else { Attachment::Keep { to: next } };
+        if entry.restart {
+            // What is committed comes before the gap that readers are told of.
+            self.deliver_committed(out);
+        }
         let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else { return Ok(false) };
         let before = replica.log().clone();
         let attached = replica.attach(Epoch(entry.epoch), Lineage(entry.lineage), attachment);

@@ -136,7 +136,7 @@ impl Shard {
                 self.mirror(Mirror::Lineage { vbucket: id, lineage, epoch, base }, out);
             }
             None => {
-                self.delivery.set_view(id, lineage, epoch, base);
+                self.delivery.set_view(id, (lineage, epoch), base, &mut out.wake);
                 self.mirror(Mirror::View { vbucket: id, lineage, epoch, base }, out);
             }
         }

@@ -46,7 +46,10 @@ impl Shard {
         }
         let (_, _, mut from) = self.delivery.seen(vbucket);
         while from < end {
-            let Some((block, next)) = self.copy_of(vbucket, from, end) else { return };
+            let Some((block, next)) = self.copy_of(vbucket, from, end) else {
+                // Whatever the log lacks, nobody goes on in silence.
+                return self.lose_until(vbucket, end, GapReason::Evicted, out);
+            };
             self.deliver_relayed(block, out);
             from = next;
         }

@@ -29,7 +29,7 @@ impl Feed {
             feeds: 1,
             cursor_interval_bytes: 1 << 20,
         });
-        delivery.set_view(VBUCKET, Lineage(2), Epoch(1), Offset(base));
+        delivery.set_view(VBUCKET, (Lineage(2), Epoch(1)), Offset(base), &mut Vec::new());
         delivery.set_in_sync(VBUCKET, true, &mut Vec::new());
         Self { delivery, next: base }
     }
@@ -76,6 +76,19 @@ impl Feed {
     pub(crate) fn lose_until(&mut self, next: u64) {
         self.delivery.lose_until(VBUCKET, Offset(next), GapReason::Evicted, &mut Vec::new());
         self.next = next;
+    }
+
+    /// The next block is at `next`.
+    pub(crate) fn go_on_at(&mut self, next: u64) {
+        self.next = next;
+    }
+
+    /// The log begins anew at `next`; returns the readers to wake.
+    pub(crate) fn skip_to(&mut self, next: u64) -> Vec<SubscriptionId> {
+        let mut wake = Vec::new();
+        self.delivery.skip_to(FEED, VBUCKET, Offset(next), &mut wake);
+        self.next = next;
+        wake
     }
 
     /// Takes what the owner has for its relay.

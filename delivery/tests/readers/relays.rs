@@ -2,10 +2,10 @@
 
 use broky_delivery::{InterestKey, Kind, Poll, Range, RelayId, Relayed};
 use broky_proto::id::{Lineage, Offset};
-use broky_proto::v1::{self, GapReason};
+use broky_proto::v1::{self, ErrorCode, GapReason};
 use bytes::Bytes;
 
-use crate::feed::{Feed, VBUCKET, live};
+use crate::feed::{CLUSTER, Feed, VBUCKET, earliest, live, resume};
 
 /// An owner, and a relay of it that holds nothing.
 fn pair() -> (Feed, Feed, RelayId) {
@@ -143,4 +143,44 @@ fn reader_that_is_overtaken_before_notes_of_gaps_is_told_of_each_offset_once() {
             }
         }
     }
+}
+
+#[test]
+fn log_that_begins_anew_unseen_has_no_hole() {
+    let mut feed = Feed::new(0);
+    feed.open(&["*"], live(), 0);
+    feed.block(&["a"]);
+    feed.fall_behind();
+    feed.begin_relayed(1);
+    feed.block_as(Kind::Relayed, &["b"]);
+    feed.go_on_at(1);
+    feed.block_as(Kind::Hidden, &["b"]);
+    feed.skip_to(3);
+    feed.block_as(Kind::Hidden, &["d"]);
+    assert_eq!(feed.delivery.bounds(VBUCKET), Some((Offset(3), Offset(4))));
+    feed.delivery.set_in_sync(VBUCKET, true, &mut Vec::new());
+    let earliest = feed.open(&["*"], earliest(), 0);
+    assert_eq!(feed.read_all(earliest), [3]);
+}
+
+#[test]
+fn reader_that_stands_before_where_the_log_begins_anew_is_told_and_goes_on() {
+    let mut feed = Feed::new(0);
+    let reader = feed.open(&["*"], live(), 0);
+    feed.block(&["a"]);
+    feed.skip_to(3);
+    feed.block(&["d"]);
+    assert_eq!(feed.read(reader).messages[0].offset, 0);
+    let gaps = feed.read(reader).gaps;
+    assert_eq!((gaps.len(), gaps[0].from, gaps[0].to), (1, 1, 3));
+    assert_eq!(feed.read_all(reader), [3]);
+}
+
+#[test]
+fn reader_of_history_that_the_log_begins_anew_above_is_ended() {
+    let mut feed = Feed::new(0);
+    feed.block(&["a"]);
+    let reader = feed.open(&["*"], resume(CLUSTER, 2, 0), 0);
+    assert_eq!(feed.skip_to(3), [reader]);
+    assert!(matches!(feed.delivery.poll(reader), Poll::Ended(refusal) if refusal.code == ErrorCode::NotReady));
 }
