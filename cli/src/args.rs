@@ -100,6 +100,9 @@ pub(crate) struct ServeArgs {
     /// Allow an address other hosts can reach, although nothing is encrypted and nobody is asked who they are.
     #[arg(long, env = "BROKY_INSECURE")]
     pub(crate) insecure: bool,
+    /// Note in this file what the control log decides, as this process applies it.
+    #[arg(long, env = "BROKY_AUDIT", value_name = "FILE", hide = true)]
+    pub(crate) audit: Option<PathBuf>,
     /// Stop at the end of stdin: when whoever holds its other end has gone, however that went.
     #[arg(long, hide = true)]
     pub(crate) stop_with_stdin: bool,

@@ -135,6 +135,7 @@ fn config(args: &ServeArgs) -> anyhow::Result<NodeConfig> {
     config.message_bytes_max = args.message_max;
     config.vbuckets = vbuckets.unwrap_or(VBucketCount::DEFAULT);
     config.workers = args.workers.and_then(NonZeroU16::new);
+    config.audit = args.audit.clone();
     Ok(config)
 }
 

@@ -56,6 +56,9 @@ pub struct NodeConfig {
     /// Worker threads, each with a shard, of every node of a cluster founded by this one; a node that joins another has as
     /// many as the nodes there. Default: one less than there are cores, at most 64, as far as the memory has room.
     pub workers: Option<NonZeroU16>,
+    /// Where this process notes what the control log decides, as lines of [`AuditRecord`](crate::AuditRecord)s, for whoever
+    /// judges a run afterwards. Default: nowhere. It grows without a bound.
+    pub audit: Option<PathBuf>,
 }
 
 impl NodeConfig {
@@ -81,6 +84,7 @@ impl NodeConfig {
             data_dir: None,
             dead_after: DEAD_AFTER,
             workers: None,
+            audit: None,
         }
     }
 

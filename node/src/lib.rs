@@ -8,6 +8,7 @@
 
 mod admin;
 mod advertise;
+mod audit;
 mod config;
 mod control;
 mod data;
@@ -22,6 +23,7 @@ mod sniff;
 mod topology;
 mod worker;
 
+pub use audit::{AuditEvent, AuditRecord};
 pub use config::{NodeConfig, StartError};
 pub use control::End;
 pub use node::Node;

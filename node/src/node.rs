@@ -21,6 +21,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::admin::{self, Admin};
 use crate::advertise::advertised;
+use crate::audit::Audit;
 use crate::config::{NodeConfig, StartError};
 use crate::control::{Control, ControlConfig, End, How};
 use crate::gossip::{self, GossipConfig, GossipEvent, GossipHandle, GossipStats, Leads};
@@ -96,7 +97,9 @@ impl Node {
         };
         // What the data plane does with the connections it is handed is its own affair.
         let (data, data_connections) = mpsc::unbounded_channel();
-        let control = control_config(&config, addresses.clone());
+        let audit = config.audit.as_deref().map(|path| Audit::begin(path, &config.name));
+        let audit = audit.transpose().map_err(system("the audit"))?;
+        let control = control_config(&config, addresses.clone(), audit);
         let launch = async {
             let peers = tokio::net::TcpListener::from_std(peers).map_err(system("the peer listener"))?;
             Control::launch(control, peers, data).await.map_err(|source| StartError::Control(source.into()))
@@ -230,7 +233,7 @@ fn shard_config(config: &NodeConfig, shard: ShardId, me: Member, map: &ClusterMa
     }
 }
 
-fn control_config(config: &NodeConfig, addresses: Addresses) -> ControlConfig {
+fn control_config(config: &NodeConfig, addresses: Addresses, audit: Option<Audit>) -> ControlConfig {
     ControlConfig {
         name: config.name.clone(),
         addresses,
@@ -242,6 +245,7 @@ fn control_config(config: &NodeConfig, addresses: Addresses) -> ControlConfig {
         shards: config.shards(),
         data_dir: config.data_dir.clone(),
         dead_after: config.dead_after,
+        audit,
     }
 }
 

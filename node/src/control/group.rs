@@ -90,7 +90,7 @@ impl Group {
         seed: Option<Machine>,
     ) -> Result<Arc<Self>, GroupError> {
         let log = LogStore::new(store.clone());
-        let machine = MachineStore::load(store.clone())?;
+        let machine = MachineStore::load(store.clone(), shared.config.audit.clone())?;
         let replicated = machine.replicated();
         let network = Network { shared: shared.clone(), group: header.group, me: header.raft };
         let raft = Raft::new(header.raft, Arc::new(raft_config()), network, log.clone(), machine).await;

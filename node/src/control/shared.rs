@@ -26,6 +26,7 @@ use super::group::Group;
 use super::heartbeat::{LostLeader, Unreachable};
 use super::links::Links;
 use super::timing;
+use crate::audit::Audit;
 use crate::peer::{Gate, PeerStats};
 
 /// What the control plane is told at its start.
@@ -51,6 +52,8 @@ pub(crate) struct ControlConfig {
     pub(crate) data_dir: Option<PathBuf>,
     /// Time after which a dead node's copies are rebuilt elsewhere.
     pub(crate) dead_after: Duration,
+    /// Where it is noted what the control log decides.
+    pub(crate) audit: Option<Audit>,
 }
 
 /// Why this process may not go on as a member of the cluster.
@@ -325,6 +328,7 @@ impl Shared {
             None => {
                 self.me.send_replace(Some(member));
                 tracing::info!(node = %member.node, incarnation = %member.incarnation, "registered");
+                self.config.audit.iter().for_each(|audit| audit.registered(member));
             }
             Some(me) if me == member => {}
             Some(_) => self.end(End::Lost { name: self.config.name.clone() }),

@@ -6,6 +6,7 @@
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use broky_proto::id::MapVersion;
 use broky_ring::map::ClusterMap;
 use openraft::storage::RaftStateMachine;
 use openraft::{Entry, EntryPayload, RaftSnapshotBuilder};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{META, Store, StoreError, seal, unseal};
+use crate::audit::Audit;
 use crate::control::types::{
     Answer, LogId, Machine, Snapshot, SnapshotMeta, StorageError, StorageIoError, StoredMembership, TypeConfig,
 };
@@ -40,6 +42,12 @@ struct Inner {
     machine: Machine,
     applied: Option<LogId>,
     membership: StoredMembership,
+}
+
+impl Inner {
+    fn map_version(&self) -> MapVersion {
+        self.machine.state().map().version()
+    }
 }
 
 impl Replicated {
@@ -83,11 +91,12 @@ impl Replicated {
 pub(crate) struct MachineStore {
     store: Store,
     replicated: Arc<Replicated>,
+    audit: Option<Audit>,
 }
 
 impl MachineStore {
-    /// The state as far as the stored snapshot has it.
-    pub(crate) fn load(store: Store) -> Result<Self, StoreError> {
+    /// The state as far as the stored snapshot has it. What changes it from there on is noted in the audit, if there is one.
+    pub(crate) fn load(store: Store, audit: Option<Audit>) -> Result<Self, StoreError> {
         let inner = match store.meta::<Stored>(SNAPSHOT)? {
             Some(stored) => Inner {
                 machine: unseal(SNAPSHOT, &stored.data)?,
@@ -96,11 +105,16 @@ impl MachineStore {
             },
             None => Inner::default(),
         };
-        Ok(Self { store, replicated: Arc::new(Replicated::new(inner)) })
+        audit.iter().for_each(|audit| audit.map(inner.machine.state().map(), MapVersion(0)));
+        Ok(Self { store, replicated: Arc::new(Replicated::new(inner)), audit })
     }
 
     pub(crate) fn replicated(&self) -> Arc<Replicated> {
         self.replicated.clone()
+    }
+
+    fn note(&self, inner: &Inner, since: MapVersion) {
+        self.audit.iter().for_each(|audit| audit.map(inner.machine.state().map(), since));
     }
 }
 
@@ -135,6 +149,7 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
         let mut answers = Vec::new();
         for entry in entries {
             inner.applied = Some(entry.log_id);
+            let before = inner.map_version();
             answers.push(match entry.payload {
                 EntryPayload::Blank => Answer::None,
                 EntryPayload::Normal(request) => inner.machine.apply(entry.log_id.index, request),
@@ -143,6 +158,7 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
                     Answer::None
                 }
             });
+            self.note(&inner, before);
         }
         self.replicated.publish(&inner);
         Ok(answers)
@@ -169,7 +185,9 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
         let stored = Stored { meta: meta.clone(), data };
         self.store.put_meta(SNAPSHOT, &stored, Durability::Immediate).await.map_err(|error| failed(&error))?;
         let mut inner = self.replicated.lock();
+        let before = inner.map_version();
         *inner = Inner { machine, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        self.note(&inner, before);
         self.replicated.publish(&inner);
         Ok(())
     }

@@ -128,7 +128,7 @@ impl Store {
         guard::guarded(path, || {
             let (store, header) = Self::open_unchecked(path)?;
             LogStore::new(store.clone()).check().map_err(|error| damaged(&error.to_string()))?;
-            MachineStore::load(store.clone()).map_err(|error| damaged(&error.to_string()))?;
+            MachineStore::load(store.clone(), None).map_err(|error| damaged(&error.to_string()))?;
             Ok((store, header))
         })
         .unwrap_or_else(|| Err(damaged("its structure is broken")))

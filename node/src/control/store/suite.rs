@@ -37,7 +37,7 @@ struct InMemory;
 impl StoreBuilder<TypeConfig, LogStore, MachineStore, ()> for InMemory {
     async fn build(&self) -> Result<((), LogStore, MachineStore), StorageError> {
         let store = Store::create(None, &header(0)).unwrap();
-        Ok(((), LogStore::new(store.clone()), MachineStore::load(store).unwrap()))
+        Ok(((), LogStore::new(store.clone()), MachineStore::load(store, None).unwrap()))
     }
 }
 
@@ -47,7 +47,7 @@ impl StoreBuilder<TypeConfig, LogStore, MachineStore, Scratch> for OnDisk {
     async fn build(&self) -> Result<(Scratch, LogStore, MachineStore), StorageError> {
         let scratch = Scratch::new();
         let store = Store::create(Some(&scratch.0), &header(0)).unwrap();
-        Ok((scratch, LogStore::new(store.clone()), MachineStore::load(store).unwrap()))
+        Ok((scratch, LogStore::new(store.clone()), MachineStore::load(store, None).unwrap()))
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) fn lone_config(name: &str) -> ControlConfig {
         shards: NonZeroU16::MIN,
         data_dir: None,
         dead_after: DEAD_AFTER,
+        audit: None,
     }
 }
 
