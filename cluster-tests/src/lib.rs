@@ -19,11 +19,13 @@
 #![expect(clippy::unwrap_used, reason = "for tests: a failure here fails the test")]
 
 pub mod audit;
+pub mod chaos;
 pub mod check;
 pub mod error;
 pub mod grpc;
 pub mod history;
 pub mod http;
+pub mod journal;
 pub mod ledger;
 pub mod metrics;
 pub mod node;

@@ -172,6 +172,21 @@ pub fn describe(map: &ClusterMap) -> String {
     )
 }
 
+/// Empties a node as `broky drain` does, and waits until it holds nothing and everything has all its copies.
+///
+/// # Errors
+/// When that is refused, or takes longer than `limit`.
+pub async fn drain(cluster: &mut Supervisor, at: usize, limit: Duration) -> Result<(), HarnessError> {
+    let (name, address) = (cluster.node(at)?.name.clone(), cluster.node(at)?.admin);
+    admin(address, "POST", &format!("/nodes/{name}/drain")).await?;
+    let is_empty = |map: &ClusterMap| {
+        let node = map.nodes().find(|(_, node)| node.name == name).map(|(id, _)| id);
+        let is_whole = |vb: &VBucket| vb.isr.len() >= vb.target.0.len() && vb.learners.is_empty();
+        node.is_none_or(|id| map.copies_at(id) == 0) && map.vbuckets().all(|(_, vb)| is_whole(vb))
+    };
+    until_map(cluster, &format!("{name} is empty"), limit, is_empty).await.map(|_| ())
+}
+
 /// The name of the node that leads the raft group, as the first node that knows says.
 pub async fn raft_leader(cluster: &Supervisor) -> Option<String> {
     for (_, node) in cluster.running() {

@@ -7,7 +7,7 @@ use broky_ring::map::ClusterMap;
 use super::Plan;
 use super::stage::Stage;
 use crate::error::HarnessError;
-use crate::observer::{admin, is_settled, newest_map, until_map};
+use crate::observer::{drain, is_settled, newest_map, until_map};
 use crate::reader::Faults;
 use crate::spans::{latencies, percentile};
 use crate::verdict::Verdict;
@@ -43,7 +43,7 @@ pub async fn run(plan: Plan) -> Result<Verdict, HarnessError> {
         stage.verdict.spread("push while nothing moves among five", &mut quiet_five);
         let from = stage.workload.clock.now();
         for at in joined {
-            drain(&mut stage, at).await?;
+            drain(&mut stage.cluster, at, MOVES_LIMIT).await?;
         }
         let mut draining = latencies(&stage.workload, &(from..stage.workload.clock.now()));
         let map = newest_map(&stage.cluster).await?;
@@ -64,18 +64,6 @@ pub async fn run(plan: Plan) -> Result<Verdict, HarnessError> {
     verdict.integrity(&audit);
     verdict.never("node beyond 5 % of the mean", &unbalanced);
     Ok(verdict)
-}
-
-/// Empties a node, and waits until it leads and holds nothing.
-async fn drain(stage: &mut Stage, at: usize) -> Result<(), HarnessError> {
-    let (name, address) = (stage.cluster.node(at)?.name.clone(), stage.cluster.node(at)?.admin);
-    admin(address, "POST", &format!("/nodes/{name}/drain")).await?;
-    let is_empty = |map: &ClusterMap| {
-        let node = map.nodes().find(|(_, node)| node.name == name).map(|(id, _)| id);
-        node.is_none_or(|id| map.copies_at(id) == 0) && map.vbuckets().all(|(_, vb)| vb.isr.len() == 3)
-    };
-    until_map(&mut stage.cluster, &format!("{name} is empty"), MOVES_LIMIT, is_empty).await?;
-    Ok(())
 }
 
 /// Notes every node that leads or holds more or less than 5 % beside the mean. Where the mean is no whole number, the two

@@ -25,7 +25,7 @@ use crate::error::HarnessError;
 use crate::spans::{longest, percentile};
 use crate::supervisor::{ClusterOptions, Supervisor};
 use crate::verdict::{Verdict, show};
-use crate::workload::{Since, Workload, WorkloadOptions};
+use crate::workload::{Since, Workload, WorkloadOptions, key_of};
 
 /// How a scenario is run.
 #[derive(Clone, Debug)]
@@ -131,6 +131,7 @@ impl Plan {
             is_durable: false,
             vbuckets: self.vbuckets,
             memory: "1GiB".to_owned(),
+            is_audited: false,
         }
     }
 
@@ -144,6 +145,8 @@ impl Plan {
             delivery_timeout: Duration::from_secs(30),
             vbuckets: self.vbuckets,
             only: None,
+            key: |round, _| key_of(round),
+            journal: None,
         }
     }
 

@@ -9,6 +9,7 @@ mod process;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -35,6 +36,8 @@ pub struct ClusterOptions {
     pub vbuckets: u32,
     /// `--memory`.
     pub memory: String,
+    /// Whether each process notes what the control log decides, in a file beside its log.
+    pub is_audited: bool,
 }
 
 /// A cluster's processes.
@@ -215,6 +218,27 @@ impl Supervisor {
         &self.options.directory
     }
 
+    /// Where a node keeps its control log, if the cluster is durable.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn data(&self, at: usize) -> Result<PathBuf, HarnessError> {
+        Ok(self.options.directory.join(format!("{}.data", self.node(at)?.name)))
+    }
+
+    /// How a node's process ended, if it did by itself; it is not the node's any more then.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn take_ended(&mut self, at: usize) -> Result<Option<ExitStatus>, HarnessError> {
+        let node = self.node_mut(at)?;
+        let ended = node.process.as_mut().and_then(Process::ended);
+        if ended.is_some() {
+            node.process = None;
+        }
+        Ok(ended)
+    }
+
     /// Fails when a process has ended that nobody killed.
     ///
     /// # Errors
@@ -231,6 +255,26 @@ impl Supervisor {
 }
 
 impl SupervisedNode {
+    /// Its process, while there is one.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// Its process' resident memory.
+    #[must_use]
+    pub fn resident_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+    }
+
+    /// Whether its process is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.process.is_some() && self.is_paused
+    }
+
     /// Whether its process runs and is not paused.
     #[must_use]
     pub fn is_running(&self) -> bool {
@@ -250,6 +294,10 @@ impl SupervisedNode {
         flag("--memory", options.memory.clone());
         if let Some(expect) = self.expect {
             flag("--expect", expect.to_string());
+        }
+        if options.is_audited {
+            let file = format!("{}.{}.audit", self.name, self.lifetimes);
+            flag("--audit", options.directory.join(file).display().to_string());
         }
         if options.is_durable {
             flag("--data-dir", options.directory.join(format!("{}.data", self.name)).display().to_string());

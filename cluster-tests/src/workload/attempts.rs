@@ -4,6 +4,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use broky_client::{Position, PushError, Receipt, VBucketId};
+use broky_proto::id::{ProducerId, Sequence};
+
+use super::stamp::{checksum, hash64};
+use crate::history::{Event, HexBytes, PushFail, PushInvoke, PushOk, PushUnknown};
+use crate::journal::Journal;
 
 /// Time since the measurement began.
 pub type Since = Duration;
@@ -37,10 +42,20 @@ pub struct Attempt {
 }
 
 /// Everything one producer pushed.
-#[derive(Default, Debug)]
-pub struct Attempts(Mutex<Vec<Attempt>>);
+#[derive(Debug)]
+pub struct Attempts {
+    producer: u32,
+    all: Mutex<Vec<Attempt>>,
+    /// Where it is written down, and the name of the cluster.
+    journal: Option<(Journal, String)>,
+}
 
 impl Attempts {
+    /// Of a producer that has pushed nothing yet.
+    pub(super) fn new(producer: u32, journal: Option<(Journal, String)>) -> Self {
+        Self { producer, all: Mutex::default(), journal }
+    }
+
     /// Adds a message that is about to be pushed; gives its sequence.
     pub(super) fn begin(&self, vbucket: VBucketId, round: u32, pushed: Since) -> usize {
         let mut all = self.lock();
@@ -48,8 +63,49 @@ impl Attempts {
         all.len() - 1
     }
 
+    /// Writes down that a message is about to be pushed.
+    pub(super) fn note_invocation(&self, sequence: usize, key: &str, key_partition: &str, payload: &[u8]) {
+        let Some((journal, _)) = &self.journal else { return };
+        let (producer, sequence) = self.name(sequence);
+        journal.note(Event::PushInvoke(PushInvoke {
+            producer,
+            sequence,
+            key: key.into(),
+            key_partition: HexBytes(key_partition.as_bytes().to_vec()),
+            len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            crc32: checksum(key_partition.as_bytes(), key.as_bytes(), payload),
+            hash64: hash64(payload),
+            plain: false,
+        }));
+    }
+
+    fn note_outcome(&self, sequence: usize, outcome: &Result<Receipt, PushError>) {
+        let Some((journal, cluster)) = &self.journal else { return };
+        let (producer, sequence) = self.name(sequence);
+        let event = match outcome {
+            Ok(receipt) => {
+                let position = receipt.position.map(|Position { vbucket, lineage, epoch, offset }| {
+                    crate::history::Position { cluster: cluster.into(), vbucket, lineage, epoch, offset }
+                });
+                Event::PushOk(PushOk { producer, sequence, position, leader: None })
+            }
+            Err(error) => match fate(&Err(error.clone())) {
+                Fate::Rejected(code) => Event::PushFail(PushFail { producer, sequence, code: code.into() }),
+                Fate::Unknown | Fate::Pending | Fate::Committed(_) => {
+                    Event::PushUnknown(PushUnknown { producer, sequence, code: error.to_string().into() })
+                }
+            },
+        };
+        journal.note(event);
+    }
+
+    fn name(&self, sequence: usize) -> (ProducerId, Sequence) {
+        (ProducerId(u64::from(self.producer)), Sequence(sequence as u64))
+    }
+
     /// Notes an outcome.
     pub(super) fn settle(&self, sequence: usize, settled: Since, outcome: &Result<Receipt, PushError>) {
+        self.note_outcome(sequence, outcome);
         if let Some(attempt) = self.lock().get_mut(sequence) {
             attempt.settled = settled;
             attempt.fate = fate(outcome);
@@ -58,7 +114,7 @@ impl Attempts {
 
     /// The list.
     pub fn lock(&self) -> MutexGuard<'_, Vec<Attempt>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many have no outcome yet.

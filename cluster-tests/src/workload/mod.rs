@@ -22,8 +22,9 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 pub use self::attempts::{Attempt, Attempts, Clock, Fate, Since};
-pub use self::stamp::Stamp;
+pub use self::stamp::{Stamp, checksum, hash64};
 use crate::error::HarnessError;
+use crate::journal::Journal;
 
 /// How often messages that are due are pushed.
 const TICK: Duration = Duration::from_millis(2);
@@ -46,6 +47,10 @@ pub struct WorkloadOptions {
     pub vbuckets: u32,
     /// Only this vbucket gets messages. `None`: all in turn.
     pub only: Option<VBucketId>,
+    /// The key of a message, by round and sequence.
+    pub key: fn(u32, usize) -> String,
+    /// Where pushes and their outcomes are written down, and the name of the cluster.
+    pub journal: Option<(Journal, String)>,
 }
 
 /// Running producers.
@@ -91,7 +96,7 @@ impl Workload {
                 delivery_timeout: options.delivery_timeout,
                 ..ProducerOptions::default()
             })?;
-            let attempts = Arc::new(Attempts::default());
+            let attempts = Arc::new(Attempts::new(number, options.journal.clone()));
             let (sent, receiver) = mpsc::unbounded_channel();
             let pusher = Pusher {
                 number,
@@ -178,7 +183,7 @@ impl Drop for Workload {
     }
 }
 
-/// The key of a round's messages.
+/// The key of a round's messages, unless the options say otherwise.
 #[must_use]
 pub fn key_of(round: u32) -> String {
     format!("r{round}")
@@ -250,7 +255,8 @@ impl Pusher {
         let pushed = self.clock.now();
         let sequence = self.attempts.begin(vbucket, round, pushed);
         let stamp = Stamp { producer: self.number, sequence: sequence as u64, pushed };
-        let (key, payload) = (key_of(round), stamp.payload(self.options.payload_bytes));
+        let (key, payload) = ((self.options.key)(round, sequence), stamp.payload(self.options.payload_bytes));
+        self.attempts.note_invocation(sequence, &key, partition, &payload);
         let message = MessageRef { key_partition: partition.as_bytes(), ..MessageRef::new(key.as_bytes(), &payload) };
         match self.producer.push(message).await {
             // The collector lives as long as we do.

@@ -1,6 +1,11 @@
 //! What a message says of itself: who pushed it, as which one, and when.
 
+use std::hash::Hasher as _;
 use std::time::Duration;
+
+use rustc_hash::FxHasher;
+
+use crate::history::Hash64;
 
 /// The stamp of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +42,22 @@ impl Stamp {
         let stamp = Self { producer: u32::from_be_bytes(*producer), sequence: u64::from_be_bytes(*sequence), pushed };
         rest.iter().all(|byte| *byte == b'.').then_some(stamp)
     }
+}
+
+/// The checksum of a message, as the broker computes it: over key_partition, key and payload, one behind the other.
+#[must_use]
+pub fn checksum(key_partition: &[u8], key: &[u8], payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    [key_partition, key, payload].into_iter().for_each(|part| crc.update(part));
+    crc.finalize()
+}
+
+/// A hash of a payload that has nothing to do with the checksum.
+#[must_use]
+pub fn hash64(payload: &[u8]) -> Hash64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(payload);
+    Hash64(hasher.finish())
 }
 
 #[cfg(test)]

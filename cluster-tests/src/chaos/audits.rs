@@ -1,0 +1,98 @@
+//! From what nodes noted of themselves to the history: who a process was in the cluster, and what the control log decided.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+
+use broky_node::{AuditEvent, AuditRecord};
+use broky_ring::map::MapDiff;
+
+use crate::error::HarnessError;
+use crate::history::{Event, IncarnationStart, Meta, Nanos, Pid};
+use crate::journal::{Folder, Journal};
+
+/// Adds every audit in the folder of the nodes to the history. Gives how many there were.
+pub(super) fn add(nodes: &Path, folder: &Folder) -> Result<usize, HarnessError> {
+    let entries = std::fs::read_dir(nodes).map_err(HarnessError::io("read the folder of the nodes"))?;
+    let mut audits: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    audits.retain(|path| path.extension().is_some_and(|extension| extension == "audit"));
+    audits.sort_unstable();
+    for path in &audits {
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let journal = folder.journal(&format!("audit-{name}"))?;
+        convert(path, &journal)?;
+        journal.flush()?;
+    }
+    Ok(audits.len())
+}
+
+fn convert(path: &Path, journal: &Journal) -> Result<(), HarnessError> {
+    let file = File::open(path).map_err(HarnessError::io(format!("read {}", path.display())))?;
+    let mut whose = Whose::default();
+    let mut lines = BufReader::new(file).lines().peekable();
+    while let Some(line) = lines.next() {
+        let line = line.map_err(HarnessError::io(format!("read {}", path.display())))?;
+        let record: AuditRecord = match serde_json::from_str(&line) {
+            Ok(record) => record,
+            // Its process was killed while it wrote.
+            Err(_) if lines.peek().is_none() => break,
+            Err(error) => return Err(HarnessError::answer(format!("read {}", path.display()), error)),
+        };
+        whose.take(record, journal);
+    }
+    Ok(())
+}
+
+/// Whose audit it is.
+#[derive(Default)]
+struct Whose {
+    node: String,
+    pid: u32,
+    cluster: Option<String>,
+    registered: Option<(Nanos, broky_proto::id::Member)>,
+}
+
+impl Whose {
+    fn take(&mut self, record: AuditRecord, journal: &Journal) {
+        let at = Nanos(record.t_ns);
+        match record.event {
+            AuditEvent::Process { node, pid } => (self.node, self.pid) = (node, pid),
+            AuditEvent::Registered(member) => self.registered = Some((at, member)),
+            AuditEvent::Map(diff) => {
+                self.cluster = Some(diff.cluster.to_string());
+                note(&self.node, at, diff, journal);
+            }
+        }
+        if let (Some(cluster), Some((at, member))) = (&self.cluster, self.registered) {
+            let (node, pid, cluster) = (self.node.clone(), Pid(self.pid), cluster.clone());
+            journal.note_at(at, Event::IncarnationStart(IncarnationStart { node, pid, cluster, member }));
+            self.registered = None;
+        }
+    }
+}
+
+fn note(node: &str, at: Nanos, diff: MapDiff, journal: &Journal) {
+    let cluster = diff.cluster.to_string();
+    for (vbucket, vb) in diff.vbuckets {
+        // Not a change of the vbucket: it was set up with the cluster, and has not been placed.
+        if vb.leader.is_none() && vb.isr.is_empty() && vb.replicas.is_empty() {
+            continue;
+        }
+        journal.note_at(
+            at,
+            Event::Meta(Meta {
+                by: Some(node.to_owned()),
+                cluster: cluster.clone(),
+                index: vb.version,
+                vbucket,
+                epoch: vb.epoch,
+                isr_version: vb.isr_version,
+                leader: vb.leader,
+                isr: vb.isr,
+                eligible: vb.eligible,
+                min_isr: vb.min_isr,
+                lineage: vb.lineage,
+            }),
+        );
+    }
+}
