@@ -10,6 +10,7 @@ use broky_ring::map::ClusterMap;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::audits::registered;
 use super::crowd::Crowd;
 use super::nemesis::Log;
 use super::setup::Setup;
@@ -143,9 +144,9 @@ impl Arena {
     /// # Errors
     /// When it takes longer than `limit`.
     pub async fn until_full(&mut self, limit: Duration) -> Result<Duration, HarnessError> {
-        let (since, nodes) = (Instant::now(), self.cluster.running().count());
-        let has_all = |map: &ClusterMap| map.nodes().count() >= nodes && is_full(map);
-        until_map(&mut self.cluster, "every copy is in sync", limit, has_all).await?;
+        let (since, audits) = (Instant::now(), self.audits()?);
+        let is_there = |map: &ClusterMap| has_all(map, &audits) && is_full(map);
+        until_map(&mut self.cluster, "every copy is in sync", limit, is_there).await?;
         Ok(since.elapsed())
     }
 
@@ -154,10 +155,16 @@ impl Arena {
     /// # Errors
     /// When it takes longer than `limit`.
     pub async fn until_settled(&mut self, limit: Duration) -> Result<Duration, HarnessError> {
-        let (since, nodes) = (Instant::now(), self.cluster.running().count());
-        let has_all = |map: &ClusterMap| map.nodes().count() == nodes && is_settled(map);
-        until_map(&mut self.cluster, "every vbucket is where it belongs", limit, has_all).await?;
+        let (since, audits) = (Instant::now(), self.audits()?);
+        let is_there =
+            |map: &ClusterMap| map.nodes().count() == audits.len() && has_all(map, &audits) && is_settled(map);
+        until_map(&mut self.cluster, "every vbucket is where it belongs", limit, is_there).await?;
         Ok(since.elapsed())
+    }
+
+    /// Where the processes that run note what they are called.
+    fn audits(&self) -> Result<Vec<PathBuf>, HarnessError> {
+        self.cluster.running().map(|(at, _)| self.cluster.audit(at)).collect()
     }
 
     /// Waits until every vbucket has acknowledged something that was pushed from now on.
@@ -205,4 +212,9 @@ impl Arena {
         let faults = self.log.installed();
         Ok(Done { setup: self.setup, verdict: self.verdict, history, folder, nodes, spans, faults })
     }
+}
+
+/// Whether the map knows each of these processes, and not one that was there before in its place.
+pub(super) fn has_all(map: &ClusterMap, audits: &[PathBuf]) -> bool {
+    audits.iter().all(|audit| registered(audit).is_some_and(|member| map.is_alive(member)))
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 
 use broky_node::{AuditEvent, AuditRecord};
+use broky_proto::id::Member;
 use broky_ring::map::MapDiff;
 
 use crate::error::HarnessError;
@@ -24,6 +25,17 @@ pub(super) fn add(nodes: &Path, folder: &Folder) -> Result<usize, HarnessError> 
         journal.flush()?;
     }
     Ok(audits.len())
+}
+
+/// What the cluster calls the process whose audit this is, once it is registered.
+pub(super) fn registered(path: &Path) -> Option<Member> {
+    let lines = BufReader::new(File::open(path).ok()?).lines();
+    let records = lines.filter_map(|line| serde_json::from_str::<AuditRecord>(&line.ok()?).ok());
+    let members = records.filter_map(|record| match record.event {
+        AuditEvent::Registered(member) => Some(member),
+        AuditEvent::Process { .. } | AuditEvent::Map(_) => None,
+    });
+    members.last()
 }
 
 fn convert(path: &Path, journal: &Journal) -> Result<(), HarnessError> {
@@ -49,7 +61,7 @@ struct Whose {
     node: String,
     pid: u32,
     cluster: Option<String>,
-    registered: Option<(Nanos, broky_proto::id::Member)>,
+    registered: Option<(Nanos, Member)>,
 }
 
 impl Whose {

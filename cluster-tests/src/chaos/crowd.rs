@@ -1,9 +1,10 @@
 //! The clients of a run: who pushes, who reads all along, and who reads everything in the end.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use broky_client::Client;
+use futures_util::future::join_all;
 
 use super::setup::Setup;
 use super::subscriber::{Profile, Subscriber};
@@ -17,6 +18,8 @@ use crate::workload::{Fate, Workload, WorkloadOptions};
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time without anything new after which a reader is at the end, whatever it lacks.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Time without anything new to anybody after which nothing more is expected.
+const QUIET: Duration = Duration::from_secs(3);
 /// Keys of a producer's messages, in turn: subscribers to a part want one of them.
 const KEYS: usize = 4;
 /// Subscribers of a herd that share a client.
@@ -128,22 +131,33 @@ impl Crowd {
     /// Waits until everybody has what there is, and lets them go.
     pub(super) async fn disperse(&mut self) -> Result<(), HarnessError> {
         let ends = self.ends();
-        for subscriber in self.subscribers.drain(..) {
-            let profile = subscriber.profile();
-            let reason = match profile.role {
-                ReaderRole::Slow => CloseReason::Stopped,
-                ReaderRole::Plain | ReaderRole::Final | ReaderRole::Dump => CloseReason::Done,
-            };
-            let is_everything = profile.patterns == ["*"];
-            if reason == CloseReason::Done && is_everything {
+        let is_reading = |role| role == ReaderRole::Plain;
+        for subscriber in self.subscribers.iter().filter(|it| is_reading(it.profile().role)) {
+            if subscriber.profile().patterns == ["*"] {
                 subscriber.until(&ends, PATIENCE).await;
-            } else if reason == CloseReason::Done {
-                // Where it stands is not known between its messages: until nothing more comes.
-                subscriber.until(&ends, Duration::from_secs(3)).await;
             }
-            subscriber.close(reason).await;
         }
+        // Where those stand who read a part is not known between their messages: until nothing more comes.
+        let (mut known, mut since) = (self.messages(), Instant::now());
+        while since.elapsed() < QUIET {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let messages = self.messages();
+            if messages != known {
+                (known, since) = (messages, Instant::now());
+            }
+        }
+        let close = |subscriber: Subscriber| {
+            let is_done = is_reading(subscriber.profile().role);
+            subscriber.close(if is_done { CloseReason::Done } else { CloseReason::Stopped })
+        };
+        join_all(self.subscribers.drain(..).map(close)).await;
         self.pushed.flush()
+    }
+
+    /// What all who read as fast as they can have got together.
+    fn messages(&self) -> u64 {
+        let reading = self.subscribers.iter().filter(|it| it.profile().role == ReaderRole::Plain);
+        reading.map(Subscriber::messages).sum()
     }
 
     pub(super) fn folder(&self) -> &Folder {

@@ -5,9 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use broky_ring::map::ClusterMap;
-
-use super::arena::Arena;
+use super::arena::{Arena, has_all};
 use crate::error::HarnessError;
 use crate::observer::{is_full, newest_map};
 
@@ -36,6 +34,22 @@ impl Damage {
 }
 
 impl Arena {
+    /// Waits until a node keeps a control log: one that has just come is taken into the raft group a while later.
+    ///
+    /// # Errors
+    /// When it takes longer than `limit`.
+    pub async fn until_logged(&self, at: usize, limit: Duration) -> Result<(), HarnessError> {
+        let (folder, since) = (self.cluster.data(at)?, Instant::now());
+        while log_in(&folder).is_err() {
+            if since.elapsed() > limit {
+                let (what, seen) = (format!("{} holds a control log", folder.display()), "none".to_owned());
+                return Err(HarnessError::Late { what, limit, seen });
+            }
+            tokio::time::sleep(PERIOD).await;
+        }
+        Ok(())
+    }
+
     /// Damages the folder of a node that does not run.
     ///
     /// # Errors
@@ -67,11 +81,8 @@ impl Arena {
                 pid.iter().for_each(|pid| self.log.exited(&name, *pid, None));
                 return Ok(true);
             }
-            let is_in = |map: &ClusterMap| {
-                let id = map.nodes().find(|(_, node)| node.name == name).map(|(id, _)| id);
-                id.is_some_and(|id| map.alive(id).is_some()) && is_full(map)
-            };
-            if newest_map(&self.cluster).await.is_ok_and(|map| is_in(&map)) {
+            let audit = [self.cluster.audit(at)?];
+            if newest_map(&self.cluster).await.is_ok_and(|map| has_all(&map, &audit) && is_full(&map)) {
                 return Ok(false);
             }
             tokio::time::sleep(PERIOD).await;

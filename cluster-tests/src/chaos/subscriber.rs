@@ -90,6 +90,11 @@ impl Subscriber {
         }
     }
 
+    /// Messages so far.
+    pub(super) fn messages(&self) -> u64 {
+        self.lock().messages
+    }
+
     /// Ends it.
     pub(super) async fn close(mut self, reason: CloseReason) {
         self.stop.send_replace(Some(reason));

@@ -226,6 +226,14 @@ impl Supervisor {
         Ok(self.options.directory.join(format!("{}.data", self.node(at)?.name)))
     }
 
+    /// Where a node's present process notes what the control log decides, if the cluster is audited.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn audit(&self, at: usize) -> Result<PathBuf, HarnessError> {
+        Ok(self.node(at)?.audit(&self.options))
+    }
+
     /// How a node's process ended, if it did by itself; it is not the node's any more then.
     ///
     /// # Errors
@@ -281,6 +289,10 @@ impl SupervisedNode {
         self.process.is_some() && !self.is_paused
     }
 
+    fn audit(&self, options: &ClusterOptions) -> PathBuf {
+        options.directory.join(format!("{}.{}.audit", self.name, self.lifetimes))
+    }
+
     fn arguments(&self, options: &ClusterOptions) -> Vec<String> {
         let join: Vec<_> = self.join.iter().map(SocketAddr::to_string).collect();
         let mut arguments = vec!["serve".to_owned()];
@@ -296,8 +308,7 @@ impl SupervisedNode {
             flag("--expect", expect.to_string());
         }
         if options.is_audited {
-            let file = format!("{}.{}.audit", self.name, self.lifetimes);
-            flag("--audit", options.directory.join(file).display().to_string());
+            flag("--audit", self.audit(options).display().to_string());
         }
         if options.is_durable {
             flag("--data-dir", options.directory.join(format!("{}.data", self.name)).display().to_string());

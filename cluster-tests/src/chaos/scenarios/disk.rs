@@ -25,6 +25,7 @@ async fn run(arena: &mut Arena) -> Result<(), HarnessError> {
     let (mut turn, mut refused) = (0, 0);
     while arena.goes_on()? || turn < 3 {
         let at = arena.any();
+        arena.until_logged(at, LIMIT).await?;
         arena.kill(at)?;
         let damage = kinds.next().unwrap_or(Damage::Deleted);
         arena.damage(at, damage)?;
