@@ -1,6 +1,6 @@
 //! What others are told to connect to.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::process::host_name;
 
@@ -13,6 +13,15 @@ pub(crate) fn advertised(advertise: Option<&str>, bound: SocketAddr, is_for_clie
         None if bound.ip().is_unspecified() => format!("{}:{}", host_name(), bound.port()),
         None => bound.to_string(),
     }
+}
+
+/// Where others are told to send gossip. A name that is advertised is not looked up: with an unspecified IP address they take
+/// the one they see a packet come from.
+pub(crate) fn gossip_address(advertise: Option<&str>, bound: SocketAddr) -> SocketAddr {
+    let Some((host, _)) = advertise.map(split) else { return bound };
+    let unspecified = if bound.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse().unwrap_or(unspecified);
+    SocketAddr::new(ip, bound.port())
 }
 
 /// The host, and the port if there is one. An IPv6 address is in brackets, or has no port.
@@ -47,5 +56,15 @@ mod tests {
     #[test]
     fn address_listened_on_is_told_by_default() {
         assert_eq!(advertised(None, SocketAddr::from(([127, 0, 0, 1], 7400)), true), "127.0.0.1:7400");
+    }
+
+    #[test]
+    fn gossip_goes_where_the_node_is_advertised() {
+        let bound = SocketAddr::from(([127, 0, 0, 1], 7401));
+        assert_eq!(gossip_address(None, bound), bound);
+        assert_eq!(gossip_address(Some("127.1.0.10"), bound), SocketAddr::from(([127, 1, 0, 10], 7401)));
+        assert_eq!(gossip_address(Some("10.0.0.7:80"), bound), SocketAddr::from(([10, 0, 0, 7], 7401)));
+        assert_eq!(gossip_address(Some("[::1]"), bound), SocketAddr::from((Ipv6Addr::LOCALHOST, 7401)));
+        assert!(gossip_address(Some("a.example"), bound).ip().is_unspecified());
     }
 }

@@ -20,7 +20,7 @@ use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 
 use crate::admin::{self, Admin};
-use crate::advertise::advertised;
+use crate::advertise::{advertised, gossip_address};
 use crate::audit::Audit;
 use crate::config::{NodeConfig, StartError};
 use crate::control::{Control, ControlConfig, End, How};
@@ -363,7 +363,7 @@ impl Shell {
             me,
             cluster: map.cluster(),
             vbuckets: map.vbucket_count()?,
-            address: self.peer_address,
+            address: gossip_address(self.config.advertise.as_deref(), self.peer_address),
             zone: Zone(self.config.zone.clone()),
             seeds: self.config.join.clone(),
             map: self.control.map(),
