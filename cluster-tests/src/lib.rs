@@ -8,7 +8,8 @@
 //!
 //! The `failover` binary measures real processes: [`supervisor`] starts, kills and pauses them, [`observer`] asks them for
 //! the cluster map, [`workload`] pushes and remembers what became of each message, [`reader`] reads it back, [`spans`] and
-//! [`audit`] compare the two, and [`scenario`] puts these together and ends in a [`verdict`].
+//! [`audit`] compare the two, and [`scenario`] puts these together and ends in a [`verdict`]. Links between such processes
+//! can be broken by a [`proxy`] through which all of them pass.
 //!
 //! The `sim` binary runs whole clusters in virtual time, one run per seed: [`sim`].
 //!
@@ -30,6 +31,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod node;
 pub mod observer;
+pub mod proxy;
 pub mod reader;
 pub mod relay;
 pub mod scenario;

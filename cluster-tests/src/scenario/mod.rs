@@ -23,7 +23,7 @@ use rand::{Rng as _, SeedableRng as _};
 use self::total::Left;
 use crate::error::HarnessError;
 use crate::spans::{longest, percentile};
-use crate::supervisor::{ClusterOptions, Supervisor};
+use crate::supervisor::{ClusterOptions, Network, Supervisor};
 use crate::verdict::{Verdict, show};
 use crate::workload::{Since, Workload, WorkloadOptions, key_of};
 
@@ -132,6 +132,7 @@ impl Plan {
             vbuckets: self.vbuckets,
             memory: "1GiB".to_owned(),
             is_audited: false,
+            network: Network::Direct,
         }
     }
 

@@ -96,7 +96,8 @@ impl Stage {
     pub async fn check(&mut self, round: u32) -> Result<(), HarnessError> {
         self.workload.settle(self.delivery_timeout + Duration::from_secs(5)).await?;
         let map = newest_map(&self.cluster).await?;
-        let nodes: Vec<_> = self.cluster.running().map(|(_, node)| (node.name.clone(), node.client)).collect();
+        let nodes = self.cluster.running().map(|(_, node)| (node.name.clone(), node.client_address()));
+        let nodes: Vec<_> = nodes.collect();
         for (name, address) in nodes {
             let Some((id, _)) = map.nodes().find(|(_, node)| node.name == name) else { continue };
             let held: BTreeSet<_> = if self.is_relayed { all(&map) } else { held(&map, id) };

@@ -2,12 +2,16 @@
 //!
 //! What is alive is what this module has started and not killed: the truth that the cluster's own opinion is measured
 //! against. Each lifetime of each node has a log of its own.
+//!
+//! Nodes and clients reach nodes directly, or through a [`Proxy`] that can break the links between them. Then each node
+//! advertises an address of the proxy's, and the proxy is told whenever a process begins or is gone. Whoever observes uses
+//! the real addresses either way: no fault is to blind the judge.
 
 mod ports;
 mod process;
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -17,9 +21,23 @@ use rustix::process::Signal;
 pub use self::ports::Ports;
 pub use self::process::{Process, leash};
 use crate::error::HarnessError;
+use crate::proxy::{Place, Proxy};
 
 /// Time that a node has to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// How nodes and clients reach the nodes of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Network {
+    /// Where they listen.
+    #[default]
+    Direct,
+    /// Through a proxy of the cluster's own ([`Supervisor::proxy`]).
+    Proxied {
+        /// What its chance comes from.
+        seed: u64,
+    },
+}
 
 /// How the nodes of a cluster are started.
 #[derive(Clone, Debug)]
@@ -38,6 +56,8 @@ pub struct ClusterOptions {
     pub memory: String,
     /// Whether each process notes what the control log decides, in a file beside its log.
     pub is_audited: bool,
+    /// How they are reached.
+    pub network: Network,
 }
 
 /// A cluster's processes.
@@ -45,6 +65,7 @@ pub struct ClusterOptions {
 pub struct Supervisor {
     options: ClusterOptions,
     ports: Ports,
+    proxy: Option<Proxy>,
     nodes: Vec<SupervisedNode>,
 }
 
@@ -53,12 +74,14 @@ pub struct Supervisor {
 pub struct SupervisedNode {
     /// Its name.
     pub name: String,
-    /// Where clients connect.
+    /// Where it listens for clients.
     pub client: SocketAddr,
-    /// Where other nodes connect.
+    /// Where it listens for other nodes.
     pub peer: SocketAddr,
     /// Where the admin HTTP is.
     pub admin: SocketAddr,
+    /// The address that clients and other nodes use instead, with the same ports.
+    advertised: Option<IpAddr>,
     /// Nodes to meet at the start.
     join: Vec<SocketAddr>,
     /// How many have to meet for a founding. `None`: it only joins.
@@ -73,15 +96,22 @@ impl Supervisor {
     ///
     /// # Errors
     /// When there are no ports, or a process cannot be started.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, if there is to be a proxy.
     pub fn start(options: ClusterOptions) -> Result<Self, HarnessError> {
         std::fs::create_dir_all(&options.directory).map_err(HarnessError::io("make the log directory"))?;
-        let mut supervisor =
-            Self { ports: Ports::new(std::process::id().wrapping_mul(97)), nodes: Vec::new(), options };
+        let proxy = match options.network {
+            Network::Direct => None,
+            Network::Proxied { seed } => Some(Proxy::start(seed)),
+        };
+        let ports = Ports::new(std::process::id().wrapping_mul(97));
+        let mut supervisor = Self { ports, proxy, nodes: Vec::new(), options };
         let founders = supervisor.options.nodes;
         for _ in 0..founders {
             supervisor.add(Some(founders))?;
         }
-        let join: Vec<_> = supervisor.nodes.iter().map(|node| node.peer).collect();
+        let join: Vec<_> = supervisor.nodes.iter().map(SupervisedNode::peer_address).collect();
         for at in 0..founders {
             supervisor.node_mut(at)?.join.clone_from(&join);
             supervisor.start_node(at)?;
@@ -94,7 +124,7 @@ impl Supervisor {
     /// # Errors
     /// As [`Supervisor::start`].
     pub fn join_node(&mut self) -> Result<usize, HarnessError> {
-        let join = self.nodes.iter().map(|node| node.peer).collect();
+        let join = self.nodes.iter().map(SupervisedNode::peer_address).collect();
         let at = self.add(None)?;
         self.node_mut(at)?.join = join;
         self.start_node(at)?;
@@ -105,10 +135,22 @@ impl Supervisor {
         let at = self.nodes.len();
         let mut free = || self.ports.free().map_err(HarnessError::io("find a free port"));
         let (client, peer, admin) = (free()?, free()?, free()?);
-        let name = format!("n{at}");
-        let process = None;
-        let (lifetimes, is_paused, join) = (0, false, Vec::new());
-        self.nodes.push(SupervisedNode { name, client, peer, admin, join, expect, lifetimes, process, is_paused });
+        let advertised = self.proxy.is_some().then(|| Proxy::address_of(at));
+        if let (Some(proxy), Some(advertised)) = (&self.proxy, advertised) {
+            proxy.add_node(Place { advertised, client, peer })?;
+        }
+        self.nodes.push(SupervisedNode {
+            name: format!("n{at}"),
+            client,
+            peer,
+            admin,
+            advertised,
+            join: Vec::new(),
+            expect,
+            lifetimes: 0,
+            process: None,
+            is_paused: false,
+        });
         Ok(at)
     }
 
@@ -124,9 +166,11 @@ impl Supervisor {
         let what = format!("start {}", node.name);
         let started =
             File::create(&log).and_then(|log| Process::start(&options.binary, &node.arguments(&options), log));
-        node.process = Some(started.map_err(HarnessError::io(what))?);
+        let process = started.map_err(HarnessError::io(what))?;
+        let pid = process.id();
+        node.process = Some(process);
         node.is_paused = false;
-        Ok(())
+        self.proxy.as_ref().map_or(Ok(()), |proxy| proxy.set_up(at, pid))
     }
 
     /// `kill -9`. The process is gone when this returns.
@@ -135,7 +179,13 @@ impl Supervisor {
     /// When there is no such node.
     pub fn kill(&mut self, at: usize) -> Result<(), HarnessError> {
         drop(self.node_mut(at)?.process.take());
+        self.note_gone(at);
         Ok(())
+    }
+
+    /// A node's process is gone, so whoever dials it has to be refused.
+    fn note_gone(&self, at: usize) {
+        self.proxy.iter().for_each(|proxy| proxy.set_down(at));
     }
 
     /// Kills several at once: none is waited for before all are signalled.
@@ -158,7 +208,11 @@ impl Supervisor {
         let Some(mut process) = node.process.take() else { return Ok(()) };
         let what = format!("{} ends after SIGTERM", node.name);
         let late = HarnessError::Late { what, limit: STOP_LIMIT, seen: "it runs".to_owned() };
-        process.terminate(STOP_LIMIT).await.map(|_| ()).ok_or(late)
+        let ended = process.terminate(STOP_LIMIT).await;
+        // It has not ended if it is late.
+        drop(process);
+        self.note_gone(at);
+        ended.map(|_| ()).ok_or(late)
     }
 
     /// SIGSTOP.
@@ -209,7 +263,13 @@ impl Supervisor {
     /// Client addresses of all nodes, as a client is given them.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| node.client.to_string()).collect()
+        self.nodes.iter().map(|node| node.client_address().to_string()).collect()
+    }
+
+    /// The network between its nodes, if it can be broken.
+    #[must_use]
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
     }
 
     /// Where the logs are.
@@ -243,6 +303,7 @@ impl Supervisor {
         let ended = node.process.as_mut().and_then(Process::ended);
         if ended.is_some() {
             node.process = None;
+            self.note_gone(at);
         }
         Ok(ended)
     }
@@ -293,6 +354,17 @@ impl SupervisedNode {
         options.directory.join(format!("{}.{}.audit", self.name, self.lifetimes))
     }
 
+    /// Where clients connect.
+    #[must_use]
+    pub fn client_address(&self) -> SocketAddr {
+        SocketAddr::new(self.advertised.unwrap_or(self.client.ip()), self.client.port())
+    }
+
+    /// Where other nodes connect.
+    fn peer_address(&self) -> SocketAddr {
+        SocketAddr::new(self.advertised.unwrap_or(self.peer.ip()), self.peer.port())
+    }
+
     fn arguments(&self, options: &ClusterOptions) -> Vec<String> {
         let join: Vec<_> = self.join.iter().map(SocketAddr::to_string).collect();
         let mut arguments = vec!["serve".to_owned()];
@@ -304,6 +376,9 @@ impl SupervisedNode {
         flag("--join", join.join(","));
         flag("--vbuckets", options.vbuckets.to_string());
         flag("--memory", options.memory.clone());
+        if let Some(advertised) = self.advertised {
+            flag("--advertise", advertised.to_string());
+        }
         if let Some(expect) = self.expect {
             flag("--expect", expect.to_string());
         }
