@@ -39,6 +39,8 @@ pub struct Arena {
     pub(super) crowd: Crowd,
     pub(super) log: Log,
     pub(super) random: SmallRng,
+    /// What is wrong with the network: the kind, and between whom.
+    pub(super) lasting: BTreeSet<(&'static str, String)>,
     /// Nodes that have left the cluster.
     pub(super) retired: BTreeSet<usize>,
     begun: Since,
@@ -74,8 +76,8 @@ impl Arena {
         crowd.workload.go(0);
         tokio::time::sleep(setup.warm).await;
         let (begun, until) = (crowd.workload.clock.now(), Instant::now() + setup.faults_for);
-        let retired = BTreeSet::new();
-        Ok(Self { setup, cluster, verdict, crowd, log, random, retired, begun, until })
+        let (lasting, retired) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Self { setup, cluster, verdict, crowd, log, random, lasting, retired, begun, until })
     }
 
     /// Whether there is time for another fault.

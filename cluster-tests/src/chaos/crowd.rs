@@ -120,7 +120,7 @@ impl Crowd {
                 role: ReaderRole::Final,
                 rest: Duration::ZERO,
             };
-            let client = Client::connect([node.client.to_string()]).await?;
+            let client = Client::connect([node.client_address().to_string()]).await?;
             let reader = Subscriber::open(profile, client, self.folder.journal(&name)?).await?;
             reader.until(&ends, PATIENCE).await;
             reader.close(CloseReason::Done).await;

@@ -19,6 +19,7 @@ mod crowd;
 mod disk;
 mod judge;
 mod nemesis;
+mod network;
 mod outcome;
 pub mod scenarios;
 mod setup;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Conditions, Scenario};
 use crate::check::CheckOptions;
 use crate::history::{Expectations, Run};
-use crate::supervisor::ClusterOptions;
+use crate::supervisor::{ClusterOptions, Network};
 
 /// See the module. A scenario changes what it needs otherwise.
 #[derive(Clone, Debug)]
@@ -95,6 +95,7 @@ impl Setup {
             vbuckets: self.vbuckets,
             memory: self.memory.clone(),
             is_audited: true,
+            network: Network::Proxied { seed: self.seed },
         }
     }
 
