@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use broky_proto::id::MapVersion;
+use broky_proto::id::{Epoch, MapVersion, VBucketId};
 use broky_ring::state::MoveLimits;
 use openraft::{ChangeMembers, LogIdOptionExt as _};
 use tokio::time::Instant;
@@ -57,11 +57,20 @@ struct Steward {
     registered: BTreeSet<RaftId>,
     /// The map in which nothing is left to move.
     settled: Option<MapVersion>,
+    /// The epoch of each vbucket, and since when it is known to be in that; `None`: for longer than is known.
+    epochs: BTreeMap<VBucketId, (Epoch, Option<Instant>)>,
 }
 
 impl Steward {
     fn new(shared: Arc<Shared>, group: Arc<Group>) -> Self {
-        Self { shared, group, unregistered: BTreeMap::new(), registered: BTreeSet::new(), settled: None }
+        Self {
+            shared,
+            group,
+            unregistered: BTreeMap::new(),
+            registered: BTreeSet::new(),
+            settled: None,
+            epochs: BTreeMap::new(),
+        }
     }
 
     /// Takes one step. False when there is none to take.
@@ -134,19 +143,40 @@ impl Steward {
         if self.settled == Some(version) {
             return Ok(false);
         }
-        let moves = self.group.replicated.with(|machine| machine.state().next_moves(MoveLimits::default()));
+        let restless = self.restless();
+        let limits = MoveLimits::default();
+        let moves = self.group.replicated.with(|machine| machine.state().next_moves_around(limits, &restless));
         for command in moves {
             self.group.write(Request::Command(command)).await?;
             // Each change of the map is work for every node, and those who push are to notice as little as may be.
             tokio::time::sleep(timing::MOVE_PACE).await;
         }
         if self.version() == version {
-            // Nothing to move, or all of it was refused: the next change may make it possible.
-            self.settled = Some(version);
+            // Nothing to move, or all of it was refused: the next change may make it possible, or time.
+            self.settled = restless.is_empty().then_some(version);
             return Ok(false);
         }
         self.shared.beat.notify_one();
         Ok(true)
+    }
+
+    /// The vbuckets whose leader has changed a short while ago.
+    fn restless(&mut self) -> BTreeSet<VBucketId> {
+        let epochs: Vec<(VBucketId, Epoch)> = self
+            .group
+            .replicated
+            .with(|machine| machine.state().map().vbuckets().map(|(id, vbucket)| (id, vbucket.epoch)).collect());
+        let mut restless = BTreeSet::new();
+        for (id, epoch) in epochs {
+            let known = self.epochs.entry(id).or_insert((epoch, None));
+            if known.0 != epoch {
+                *known = (epoch, Some(Instant::now()));
+            }
+            if known.1.is_some_and(|since| since.elapsed() < timing::RETURN) {
+                restless.insert(id);
+            }
+        }
+        restless
     }
 
     fn version(&self) -> MapVersion {

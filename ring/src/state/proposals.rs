@@ -7,7 +7,7 @@
 //!
 //! Vbuckets with the fewest copies in sync come first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use broky_proto::id::{NodeId, VBucketId};
 
@@ -53,11 +53,20 @@ impl ClusterState {
     /// done at once is under way. Ask again when they are applied.
     #[must_use]
     pub fn next_moves(&self, limits: MoveLimits) -> Vec<Command> {
+        self.next_moves_around(limits, &BTreeSet::new())
+    }
+
+    /// The same, but vbuckets whose leader has just changed are not given back to the preferred one yet.
+    ///
+    /// A leader that resigned because it does not reach its followers is in the ISR for as long as it takes the next one to
+    /// notice. Given back at once, the lead would go to and fro, and no push would ever be committed.
+    #[must_use]
+    pub fn next_moves_around(&self, limits: MoveLimits, restless: &BTreeSet<VBucketId>) -> Vec<Command> {
         let targets = self.next_targets();
         if !targets.is_empty() {
             return targets.chunks(BATCH_MAX).map(|targets| Command::Reassign { targets: targets.to_vec() }).collect();
         }
-        let steps = self.next_steps(limits);
+        let steps = self.next_steps(limits, restless);
         if steps.is_empty() { Vec::new() } else { vec![Command::Move { steps }] }
     }
 
@@ -88,14 +97,14 @@ impl ClusterState {
             .collect()
     }
 
-    fn next_steps(&self, limits: MoveLimits) -> Vec<Step> {
+    fn next_steps(&self, limits: MoveLimits, restless: &BTreeSet<VBucketId>) -> Vec<Step> {
         let mut budget = self.budget(limits);
         let tally = Tally::of(self);
         let mut vbuckets: Vec<(VBucketId, &VBucket)> = self.map.vbuckets().collect();
         vbuckets.sort_by_key(|(_, vbucket)| vbucket.isr.len());
         vbuckets
             .into_iter()
-            .filter_map(|(id, vbucket)| self.next_step(id, vbucket, &tally, &mut budget))
+            .filter_map(|(id, vbucket)| self.next_step((id, restless.contains(&id)), vbucket, &tally, &mut budget))
             .take(BATCH_MAX)
             .collect()
     }
@@ -108,13 +117,21 @@ impl ClusterState {
     }
 
     /// The next step of one vbucket, if there is one and the budget allows it.
-    fn next_step(&self, id: VBucketId, vbucket: &VBucket, tally: &Tally, budget: &mut Budget) -> Option<Step> {
+    fn next_step(
+        &self,
+        (id, is_restless): (VBucketId, bool),
+        vbucket: &VBucket,
+        tally: &Tally,
+        budget: &mut Budget,
+    ) -> Option<Step> {
         let leader = vbucket.leader?;
         let stale = vbucket.learners.iter().copied().find(|node| !vbucket.target.contains(*node));
         if let Some(node) = stale {
             return Some(Step::Drop { vbucket: id, node });
         }
-        if let Some(to) = self.better_leader(vbucket, leader, tally)
+        let may_stay = !self.is_draining(leader.node) && vbucket.target.contains(leader.node);
+        if !(is_restless && may_stay)
+            && let Some(to) = self.better_leader(vbucket, leader, tally)
             && budget.take_transfer()
         {
             return Some(Step::TransferLeadership { vbucket: id, to });

@@ -1,5 +1,6 @@
 //! The machine, claim by claim.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 
 use broky_proto::id::{ClusterId, Epoch, Incarnation, IsrVersion, Lineage, NodeId, VBucketCount, VBucketId};
@@ -191,6 +192,34 @@ fn expected_nodes_are_waited_for_and_placed_once() {
     assert!(cluster.state.map().vbuckets().all(|(_, vb)| vb.isr.len() == 3 && vb.min_isr == 2 && vb.leader.is_some()));
     assert_eq!(cluster.state.next_moves(MoveLimits::default()), []);
     assert!((1..=3).all(|node| (21..=22).contains(&cluster.leads(node))));
+}
+
+#[test]
+fn lead_that_was_given_up_is_given_back_when_that_is_not_too_soon() {
+    let mut cluster = Cluster::three(1);
+    let (leader, epoch) = (cluster.vb().leader.unwrap(), cluster.vb().epoch);
+    cluster.apply(Command::Resign { leader, vbuckets: vec![(VBucketId(0), epoch)] });
+    assert_ne!(cluster.vb().leader, Some(leader));
+    let restless = BTreeSet::from([VBucketId(0)]);
+    assert_eq!(cluster.state.next_moves_around(MoveLimits::default(), &restless), []);
+    let steps = vec![Step::TransferLeadership { vbucket: VBucketId(0), to: leader.node }];
+    assert_eq!(cluster.state.next_moves(MoveLimits::default()), [Command::Move { steps }]);
+}
+
+#[test]
+fn restless_vbucket_is_taken_from_a_leader_that_is_drained() {
+    let mut cluster = Cluster::three(1);
+    let (leader, epoch) = (cluster.vb().leader.unwrap(), cluster.vb().epoch);
+    cluster.apply(Command::Resign { leader, vbuckets: vec![(VBucketId(0), epoch)] });
+    let successor = cluster.vb().leader.unwrap();
+    cluster.apply(Command::Drain { node: successor.node, force: true });
+    let restless = BTreeSet::from([VBucketId(0)]);
+    for _ in 0..20 {
+        for command in cluster.state.next_moves_around(MoveLimits::default(), &restless) {
+            cluster.apply(command);
+        }
+    }
+    assert_ne!(cluster.vb().leader, Some(successor));
 }
 
 #[test]
