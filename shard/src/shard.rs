@@ -168,7 +168,9 @@ impl Shard {
         self.map_version
     }
 
-    pub(crate) fn replica(&self, vbucket: VBucketId) -> Option<&Replica> {
+    /// What this shard holds of a vbucket.
+    #[must_use]
+    pub fn replica(&self, vbucket: VBucketId) -> Option<&Replica> {
         self.replicas.get(usize::from(vbucket.0)).and_then(Option::as_ref)
     }
 

@@ -1,10 +1,11 @@
 //! Runs seeds through the simulator: `sim --seeds 500`. Exit code 0 only if every rule held in every run.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use broky_cluster_tests::sim::{self, Coverage, Options, Report};
-use clap::Parser;
+use broky_cluster_tests::sim::{self, Coverage, Failure, How, Options, Report};
+use clap::{Parser, ValueEnum};
 
 /// Runs a simulated cluster through faults, one run per seed, and checks every rule after every event.
 #[derive(Debug, Parser)]
@@ -31,9 +32,27 @@ struct Args {
     /// Say what each run was like.
     #[arg(long, short)]
     verbose: bool,
+    /// Who judges a run.
+    #[arg(long, value_enum, default_value_t = Judge::Rules)]
+    judge: Judge,
+    /// Write the history of each run to a folder, which must have none, for `check` to judge: of several runs, to a folder in
+    /// it that is called like the seed.
+    #[arg(long, value_name = "DIR")]
+    history: Option<PathBuf>,
     /// Threads. Default: one for each core.
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+}
+
+/// Who judges a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Judge {
+    /// The simulator's rules, which look into every node after every event.
+    Rules,
+    /// The history checker, which knows only what was written down. No broken rule ends the run.
+    Checker,
+    /// The rules, and of a run that keeps them the history.
+    Both,
 }
 
 fn main() -> ExitCode {
@@ -96,12 +115,25 @@ fn run_all(
 }
 
 fn run(options: &Options, args: &Args) -> Report {
-    let mut report = match args.trace {
-        Some(kept) => sim::run_once(options, kept),
-        None => sim::run(options),
+    let how = How {
+        words: args.trace.unwrap_or_default(),
+        is_recorded: args.judge != Judge::Rules || args.history.is_some(),
+        is_ruled: args.judge != Judge::Checker,
     };
+    let mut report = sim::run(options, how);
+    if let Some(folder) = &args.history {
+        let folder = if args.seeds > 1 { folder.join(options.seed.to_string()) } else { folder.clone() };
+        if let Err(error) = sim::write(&report.history, &folder) {
+            report.failure.get_or_insert(Failure { rule: "history", words: error.to_string() });
+        }
+    }
+    if args.judge != Judge::Rules && report.failure.is_none() {
+        report.failure = sim::judge(&report.history);
+    }
+    // Reports of many runs are kept until it is their turn to be told.
+    report.history = Vec::new();
     if args.twice && report.failure.is_none() {
-        let again = sim::run_once(options, 0);
+        let again = sim::run(options, How::default());
         if again.hash != report.hash {
             let words = format!("trace {:016x}, and when done again {:016x}", report.hash, again.hash);
             report.failure = Some(sim::Failure { rule: "one seed is one run", words });
@@ -117,7 +149,9 @@ fn tell(report: &Report, args: &Args) {
         println!("FAILED {}: {}", failure.rule, failure.words);
     }
     let set: String = args.set.iter().map(|assignment| format!(" --set {assignment}")).collect();
-    println!("again: cargo run -p cluster-tests --bin sim -- --seeds 1 --from {}{set}", report.options.seed);
+    let judge = args.judge.to_possible_value().filter(|_| args.judge != Judge::Rules);
+    let judge = judge.map(|judge| format!(" --judge {}", judge.get_name())).unwrap_or_default();
+    println!("again: cargo run -p cluster-tests --bin sim -- --seeds 1 --from {}{judge}{set}", report.options.seed);
 }
 
 /// What all runs were like together.

@@ -17,7 +17,7 @@ use super::finding::{Finding, Findings};
 use super::kind::Kind;
 use super::messages::{Message, about};
 use super::names::ClusterNo;
-use crate::history::Nanos;
+use crate::history::{Nanos, Role};
 
 /// A message that was refused is not seen.
 pub(super) fn judge_refused(message: &Message<'_>, findings: &mut Findings) {
@@ -72,7 +72,17 @@ fn log_ends(acts: &[Act]) -> Ends {
         let (before, end) = match act.what {
             ActKind::Append { from, to, .. } => (from, to),
             ActKind::Truncate { from, .. } => (Offset(u64::MAX), from),
-            ActKind::Hw { .. } | ActKind::Ack { .. } | ActKind::Role { .. } | ActKind::Chain { .. } => continue,
+            // Nothing is known of a copy that begins anew until it has taken something.
+            ActKind::Role { role: Role::Absent, .. } => (Offset(u64::MAX), Offset(u64::MAX)),
+            // A log that begins anew above a hole is known by what is committed there.
+            ActKind::Hw { hw, .. } => {
+                let known = ends.get(&(act.cluster, act.member)).and_then(|ends: &Vec<_>| ends.last().copied());
+                match known {
+                    Some((_, end)) if hw > end => (end, hw),
+                    Some(_) | None => continue,
+                }
+            }
+            ActKind::Ack { .. } | ActKind::Role { .. } | ActKind::Chain { .. } => continue,
         };
         let ends = ends.entry((act.cluster, act.member)).or_insert_with(|| vec![(Nanos(0), before)]);
         ends.push((act.at, end));

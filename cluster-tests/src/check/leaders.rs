@@ -103,7 +103,7 @@ pub(super) fn judge_acts(acts: &[Act], facts: &Facts, findings: &mut Findings) {
                 let begin = begins.entry(act.cluster).or_default().entry(epoch).or_insert((from, act.origin));
                 *begin = (*begin).min((from, act.origin));
             }
-            ActKind::Role { role: Role::Follower | Role::Learner | Role::Idle, .. }
+            ActKind::Role { role: Role::Follower | Role::Learner | Role::Idle | Role::Absent, .. }
             | ActKind::Hw { .. }
             | ActKind::Truncate { .. }
             | ActKind::Chain { .. } => {}

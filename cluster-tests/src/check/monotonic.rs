@@ -2,13 +2,15 @@
 //!
 //! What a session is shown (map version, epochs, high watermarks) is judged where the session is read: when its records
 //! are taken in, and in [`super::walk`]. Here is what nodes say of their own replicas: a high watermark that falls, and
-//! a log that is cut below it. One that begins another lineage, or another process, begins anew.
+//! a log that is cut below it. One that begins another lineage, or another process, begins anew, and so does a copy of
+//! which none was left.
 
 use std::collections::BTreeMap;
 
 use super::compact::{Act, ActKind};
 use super::finding::{Finding, Findings};
 use super::kind::Kind;
+use crate::history::Role;
 
 /// `acts` are of one vbucket, by time.
 pub(super) fn judge_acts(acts: &[Act], findings: &mut Findings) {
@@ -17,6 +19,10 @@ pub(super) fn judge_acts(acts: &[Act], findings: &mut Findings) {
         let (lineage, offset, words) = match act.what {
             ActKind::Hw { lineage, hw } => (lineage, hw, "has its high watermark at"),
             ActKind::Truncate { lineage, from } => (lineage, from, "cut its log to"),
+            ActKind::Role { role: Role::Absent, .. } => {
+                highest.retain(|(cluster, member, _), _| (*cluster, *member) != (act.cluster, act.member));
+                continue;
+            }
             ActKind::Append { .. } | ActKind::Ack { .. } | ActKind::Role { .. } | ActKind::Chain { .. } => continue,
         };
         let known = highest.get(&(act.cluster, act.member, lineage)).copied();

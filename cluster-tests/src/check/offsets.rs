@@ -6,7 +6,8 @@
 //!
 //! The hard case is a hole. That nobody knows what is at an offset proves nothing: it may be a message of unknown
 //! outcome which nobody read. But every message has to be somebody's push, so unknown offsets between known ones that
-//! outnumber the messages whose place is not known are holes.
+//! outnumber the messages whose place is not known are holes. A message that was retried after a lineage was lost may lie in
+//! that one too.
 
 use std::collections::BTreeMap;
 
@@ -128,7 +129,7 @@ pub(super) fn judge_holes(log: &Log<'_>, told: &Told, findings: &mut Findings) -
     // A retry of a message that is pushed without deduplication may lie anywhere.
     let is_plain = log.entries.iter().any(|entry| entry.is_plain);
     let count: u64 = unknown.values().map(Ranges::len).sum();
-    let unplaced = log.unplaced();
+    let unplaced = log.unplaced() + retried(log);
     if is_plain || count <= unplaced {
         return false;
     }
@@ -152,6 +153,22 @@ pub(super) fn judge_holes(log: &Log<'_>, told: &Told, findings: &mut Findings) -
         }
     }
     true
+}
+
+/// How many more places messages may have that were pushed before anything was known of their lineage: one in each lineage
+/// that came before.
+fn retried(log: &Log<'_>) -> u64 {
+    let lineage = |entry: &Entry| entry.place.map(|place| (place.cluster, place.lineage));
+    let lineages = log.entries.chunk_by(|one, other| lineage(one) == lineage(other));
+    let known = |entry: &Entry| Some(first_known(&entry.place?, entry.settled));
+    let begun = lineages.filter_map(|entries| Some((entries.iter().filter_map(known).min()?, entries)));
+    let mut begun: Vec<(Nanos, &[Entry])> = begun.collect();
+    begun.sort_by_key(|(at, _)| *at);
+    let later = (0..).zip(&begun).map(|(earlier, (at, entries))| {
+        let is_older = |entry: &&Entry| entry.is_first && entry.invoked.is_some_and(|invoked| invoked <= *at);
+        earlier * entries.iter().filter(is_older).count() as u64
+    });
+    later.sum()
 }
 
 /// The offsets between known ones of one lineage.

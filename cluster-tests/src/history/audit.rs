@@ -154,6 +154,8 @@ pub enum Role {
     Learner,
     /// Nobody leads.
     Idle,
+    /// It holds no copy any more. Should it hold one again, that begins anew.
+    Absent,
 }
 
 /// A hash over everything in a log up to an offset: two replicas that agree there agree everywhere below.

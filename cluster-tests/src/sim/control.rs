@@ -22,6 +22,7 @@ impl World {
         node.life += 1;
         (node.is_running, node.is_paused, node.boot) = (true, false, boot);
         self.say(|| format!("node {at} begins"));
+        self.record_spawn(at);
         self.timer(at, Duration::ZERO, Timer::Register);
     }
 
@@ -35,6 +36,7 @@ impl World {
         node.deferred.clear();
         let member = node.process.take().map(|process| process.member);
         self.say(|| format!("node {at} is killed, {member:?}"));
+        self.record_exit(at);
         self.hang_up(Place::Node(at));
         if let Some(member) = member {
             self.note_death(at, member);
@@ -43,7 +45,10 @@ impl World {
 
     pub(super) fn pause_node(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        node.is_paused = node.is_running;
+        let was_paused = std::mem::replace(&mut node.is_paused, node.is_running);
+        if node.is_paused && !was_paused {
+            self.record_stop(at);
+        }
         self.say(|| format!("node {at} is stopped"));
     }
 
@@ -54,6 +59,7 @@ impl World {
         }
         let deferred = std::mem::take(&mut node.deferred);
         self.say(|| format!("node {at} goes on"));
+        self.record_continue(at);
         let now = self.now();
         deferred.into_iter().for_each(|event| self.schedule.at(now, event));
         self.catch_up(|_, to| to == Place::Node(at));
@@ -138,6 +144,7 @@ impl World {
                 if self.nodes[at].boot == boot
                     && let Some(member) = self.metadata.register(&name, boot, now)
                 {
+                    self.record_incarnation(at, member);
                     let wait = self.network.delay(Place::Control, Place::Node(at));
                     self.schedule.after(wait, Event::Registered(at, life, member));
                 }

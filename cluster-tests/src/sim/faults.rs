@@ -9,6 +9,7 @@ use super::network::Place;
 use super::rng::Rng;
 use super::streams::{Side, StreamId};
 use super::world::{Event, World};
+use crate::history::FaultPhase;
 
 /// Something that goes wrong. Each kind comes again and again; what lasts ends by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +31,21 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// Its kind, in a word.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill | Self::Restart(_) => "kill",
+            Self::Pause | Self::Resume(_) => "pause",
+            Self::Cut | Self::CutWay(..) => "cut",
+            Self::Isolate => "isolate",
+            Self::Clog | Self::ClogWay(..) => "clog",
+            Self::Reset => "reset",
+            Self::Total => "total",
+            Self::Leaderless => "leaderless",
+            Self::Churn => "churn",
+        }
+    }
+
     pub(super) fn code(self) -> u64 {
         match self {
             Self::Kill => 1,
@@ -110,6 +126,7 @@ impl World {
         self.checks.coverage.faults += 1;
         let running: Vec<usize> = (0..self.nodes.len()).filter(|at| self.nodes[*at].is_running).collect();
         let Some(node) = self.nemesis.rng.pick(&running) else { return };
+        self.record_strike(fault, node);
         match fault {
             Fault::Kill => {
                 self.kill_node(node);
@@ -149,6 +166,15 @@ impl World {
             Fault::Churn => self.churn(),
             Fault::Restart(_) | Fault::Resume(_) | Fault::CutWay(..) | Fault::ClogWay(..) => {}
         }
+    }
+
+    fn record_strike(&mut self, fault: Fault, node: usize) {
+        let name = self.nodes[node].name.clone();
+        let target = || match fault {
+            Fault::Kill | Fault::Pause | Fault::Isolate => name,
+            _ => "any".to_owned(),
+        };
+        self.record_fault(fault.name(), target, FaultPhase::Start);
     }
 
     /// How long something lasts: mostly a moment, sometimes much longer.
@@ -224,6 +250,9 @@ impl World {
 
     /// A fault ends.
     pub(super) fn mend(&mut self, fault: Fault) {
+        if matches!(fault, Fault::CutWay(..) | Fault::ClogWay(..)) {
+            self.record_fault(fault.name(), || format!("{fault:?}"), FaultPhase::Stop);
+        }
         match fault {
             Fault::Restart(at) if !self.nodes[at].is_running => self.start_node(at),
             Fault::Resume(at) => self.resume_node(at),
@@ -240,6 +269,7 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.say(|| "all faults end".to_owned());
         self.is_calm = true;
+        self.record_heal();
         self.network.heal();
         let now = self.now();
         self.metadata.lose_leader(now);

@@ -106,6 +106,7 @@ impl World {
         let done = act(&mut process.shard, &mut out, now);
         process.shard.check_invariants();
         self.look_at(at);
+        self.record_node(at);
         self.carry_out(at, out);
         Some(done)
     }
@@ -245,6 +246,7 @@ impl World {
     }
 
     fn reply(&mut self, at: usize, ticket: Ticket, outcome: PartOutcome) {
+        self.record_answer(at, &outcome);
         match Waits::of(ticket) {
             Waits::Part(id) => self.route(at, |router, now, out| router.handle_outcome(now, id, outcome, out)),
             Waits::Forwarded(key) => {

@@ -17,6 +17,8 @@ use broky_ring::member::{Addresses, BootId, Copies, LogIndex, Zone};
 use broky_ring::state::{ClusterState, MoveLimits};
 
 use super::options::Options;
+use super::record::metas;
+use crate::history::Meta;
 
 /// The one cluster of a run.
 pub(super) const CLUSTER: ClusterId = ClusterId([5; 16]);
@@ -46,10 +48,12 @@ pub(super) struct Metadata {
     /// A rule of the state machine that was broken.
     pub(super) broken: Option<String>,
     pub(super) decisions: u64,
+    /// What entries have changed since it was last taken, where that is recorded.
+    changes: Option<Vec<Meta>>,
 }
 
 impl Metadata {
-    pub(super) fn new(options: &Options) -> Self {
+    pub(super) fn new(options: &Options, is_recorded: bool) -> Self {
         let mut metadata = Self {
             state: ClusterState::new(),
             heard: BTreeMap::new(),
@@ -57,6 +61,7 @@ impl Metadata {
             boots: 0,
             broken: None,
             decisions: 0,
+            changes: is_recorded.then(Vec::new),
         };
         let small = |number: u64| u8::try_from(number).unwrap_or(u8::MAX);
         let copies = Copies { replicas: small(options.replicas), min_isr: small(options.min_isr) };
@@ -79,7 +84,15 @@ impl Metadata {
             self.broken.get_or_insert_with(|| format!("{violation:?}"));
         }
         self.decisions += 1;
+        if let Some(changes) = &mut self.changes {
+            changes.extend(metas(before.map(), self.state.map()));
+        }
         outcome
+    }
+
+    /// What entries have changed since the last call.
+    pub(super) fn take_changes(&mut self) -> Vec<Meta> {
+        self.changes.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Registers a process under a name; again under the same name and boot it is the same one.

@@ -8,6 +8,9 @@
 //! ([`checks`]). In the second nothing goes wrong any more; then everything has to come to rest within a bound. Faults that
 //! always end by themselves would hide what never recovers, and faults that never end would hide what recovers wrongly.
 //!
+//! A run can write down what its clients, nodes, supervisor and nemesis did ([`record`]), so that [`crate::check`] judges it
+//! too, from outside; also one whose rules are broken ([`How::is_ruled`]).
+//!
 //! The ideas are those of FoundationDB's simulation and of TigerBeetle's VOPR.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what cannot be so ends the run, and is a finding")]
@@ -24,6 +27,7 @@ mod node;
 mod options;
 mod producer;
 mod reader;
+mod record;
 mod rng;
 mod schedule;
 mod streams;
@@ -36,8 +40,10 @@ use std::time::Duration;
 
 pub use self::checks::Coverage;
 pub use self::options::Options;
+pub use self::record::{judge, write};
 pub use self::world::Failure;
 use self::world::World;
+use crate::history::Record;
 
 /// Time for a new cluster to be placed.
 const PLACED: Duration = Duration::from_secs(30);
@@ -67,20 +73,41 @@ pub struct Report {
     pub failure: Option<Failure>,
     /// The last events of a run that has failed.
     pub last: Vec<String>,
+    /// What it wrote down, if that was wanted.
+    pub history: Vec<Record<'static>>,
+}
+
+/// How a run is done. None of it changes what happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct How {
+    /// Events whose words are kept, the last ones.
+    pub words: usize,
+    /// A history is written.
+    pub is_recorded: bool,
+    /// A broken rule ends the run. Otherwise it goes on to its end, so that its history is whole; but what the product asserts
+    /// about itself ends it in any case.
+    pub is_ruled: bool,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self { words: 0, is_recorded: false, is_ruled: true }
+    }
 }
 
 /// Does one run. One that fails is done again, to tell its last events.
 #[must_use]
-pub fn run(options: &Options) -> Report {
-    let report = run_once(options, 0);
-    if report.failure.is_some() { run_once(options, KEPT) } else { report }
+pub fn run(options: &Options, how: How) -> Report {
+    let report = run_once(options, how);
+    let is_told = how.words > 0 || report.failure.is_none();
+    if is_told { report } else { run_once(options, How { words: KEPT, ..how }) }
 }
 
-/// Does one run and keeps the words of its last events, so many of them.
+/// Does one run once.
 #[must_use]
-pub fn run_once(options: &Options, kept: usize) -> Report {
+pub fn run_once(options: &Options, how: How) -> Report {
     SEED.set(Some(options.seed));
-    let mut world = World::new(options, kept);
+    let mut world = World::new(options, how);
     let begin = world.now();
     // What a shard asserts about itself is a rule like any other.
     let rest = catch_unwind(AssertUnwindSafe(|| world.live())).unwrap_or_else(|panic| {
@@ -92,7 +119,18 @@ pub fn run_once(options: &Options, kept: usize) -> Report {
     SEED.set(None);
     let (hash, events, coverage) = (world.trace.hash(), world.trace.events(), world.checks.coverage);
     let (passed, last) = (world.now().since(begin), world.trace.take_last());
-    Report { options: options.clone(), hash, events, passed, rest, coverage, failure: world.failure.take(), last }
+    let history = world.take_history();
+    Report {
+        options: options.clone(),
+        hash,
+        events,
+        passed,
+        rest,
+        coverage,
+        failure: world.failure.take(),
+        last,
+        history,
+    }
 }
 
 thread_local! {
@@ -126,31 +164,31 @@ impl World {
 
     /// Waits until nothing is left to do, then has somebody read everything from the beginning.
     fn come_to_rest(&mut self) {
-        if !self.rests("") {
+        self.rest("");
+        if self.failure.is_some() {
             return;
         }
         self.add_final_reader();
-        if self.rests("the last reader: ") {
+        self.rest("the last reader: ");
+        if self.failure.is_none() {
             self.look_at_the_end();
+            self.record_end();
         }
     }
 
-    /// Whether nothing is left to do in the end. Fails when nothing comes of it for a while.
-    fn rests(&mut self, what: &str) -> bool {
+    /// Waits until nothing is left to do. Fails when nothing comes of it for a while.
+    fn rest(&mut self, what: &str) {
         for _ in 0..REST_MAX {
             let before = self.progress();
-            if self.run_while(REST, |world| world.unrest().is_some()) {
-                return self.failure.is_none();
+            if self.run_while(REST, |world| world.unrest().is_some()) || self.failure.is_some() {
+                return;
             }
-            if self.failure.is_some() || self.progress() == before {
+            if self.progress() == before {
                 break;
             }
         }
-        if self.failure.is_none() {
-            let unrest = self.unrest().unwrap_or_default();
-            self.fail("progress", format!("{what}nothing moves for {REST:?} without faults: {unrest}"));
-        }
-        false
+        let unrest = self.unrest().unwrap_or_default();
+        self.fail("progress", format!("{what}nothing moves for {REST:?} without faults: {unrest}"));
     }
 
     /// What can only grow while clients get somewhere.

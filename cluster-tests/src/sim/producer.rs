@@ -146,7 +146,8 @@ impl World {
         this.sequence += 1;
         let id = MessageId { producer: this.id, sequence: this.sequence };
         let key = id.key(vbuckets, vbucket, which);
-        this.queue.push_back(Message { id, key, begun: now, is_in_doubt: false });
+        this.queue.push_back(Message { id, key: key.clone(), begun: now, is_in_doubt: false });
+        self.record_push(id, &key);
         self.checks.note_pushed(id, vbucket);
     }
 
@@ -296,6 +297,7 @@ impl World {
         self.say(|| format!("producer {at} gives up {} messages", messages.len()));
         for message in messages {
             self.checks.note_end(message.id, message.is_in_doubt);
+            self.record_given_up(message.id, message.is_in_doubt);
         }
     }
 }

@@ -9,11 +9,12 @@ use broky_proto::v1::{self, Delivery, Earliest, Live, OnSlow, Open, Resume, Star
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::checks::{Place as Position, Sight};
+use super::checks::{Broken, Place as Position, Sight};
 use super::metadata::CLUSTER;
 use super::network::Place;
 use super::streams::{Item, Kind, Side, StreamId};
 use super::world::{Event, World};
+use crate::history::{CloseReason, ReaderRole};
 
 /// Clients that read are numbered from here.
 const FIRST_CLIENT: usize = 500;
@@ -43,7 +44,7 @@ pub(super) struct Reader {
     pub(super) cursors: BTreeMap<u16, Cursor>,
     /// Vbuckets of which it has got something.
     begun: BTreeSet<u16>,
-    is_slow: bool,
+    role: ReaderRole,
     /// It takes nothing before.
     pub(super) busy_until: Timestamp,
     heard: Timestamp,
@@ -59,15 +60,15 @@ impl World {
         let tag = self.work.chance(300).then_some(b'a');
         let is_slow = self.work.chance(self.options.slow_per_mille);
         let on_slow = if self.work.chance(800) { OnSlow::DropOldest } else { OnSlow::Disconnect };
-        self.open_reader(start, tag, is_slow, on_slow)
+        self.open_reader(start, tag, if is_slow { ReaderRole::Slow } else { ReaderRole::Plain }, on_slow)
     }
 
     /// Whoever reads everything that there is, from the earliest message on.
     pub(super) fn add_final_reader(&mut self) -> usize {
-        self.open_reader(start::Start::Earliest(Earliest {}), None, false, OnSlow::DropOldest)
+        self.open_reader(start::Start::Earliest(Earliest {}), None, ReaderRole::Final, OnSlow::DropOldest)
     }
 
-    fn open_reader(&mut self, start: start::Start, tag: Option<u8>, is_slow: bool, on_slow: OnSlow) -> usize {
+    fn open_reader(&mut self, start: start::Start, tag: Option<u8>, role: ReaderRole, on_slow: OnSlow) -> usize {
         let at = self.readers.len();
         let now = self.now();
         self.readers.push(Reader {
@@ -78,7 +79,7 @@ impl World {
             on_slow,
             cursors: BTreeMap::new(),
             begun: BTreeSet::new(),
-            is_slow,
+            role,
             busy_until: now,
             heard: now,
             version: MapVersion(0),
@@ -98,6 +99,7 @@ impl World {
         let this = &self.readers[at];
         let is_deaf = now.since(this.heard.max(this.busy_until)) > SILENCE;
         if let Some(stream) = this.stream.filter(|_| is_restless || is_deaf) {
+            self.record_close(at, CloseReason::Stopped);
             self.close(stream, Side::Dialler, false);
         }
         if self.readers[at].stream.is_none() {
@@ -125,6 +127,8 @@ impl World {
             ..Open::default()
         };
         (this.node, this.heard, this.version) = (node, now, MapVersion(0));
+        let role = this.role;
+        self.record_subscribe(at, node, &open, role);
         let kind = Kind::Subscribe { reader: at, open: open.encode_to_vec().into(), subscription: None };
         let id = self.dial(kind, Place::Client(FIRST_CLIENT + at), Place::Node(node));
         self.readers[at].stream = Some(id);
@@ -134,6 +138,7 @@ impl World {
         let this = &mut self.readers[at];
         if this.stream == Some(id) {
             this.stream = None;
+            self.record_close(at, CloseReason::Broken);
         }
     }
 
@@ -144,7 +149,7 @@ impl World {
             return;
         }
         self.send(id, Side::Listener, Item::Room);
-        let pause = if self.readers[at].is_slow && !self.is_calm {
+        let pause = if self.readers[at].role == ReaderRole::Slow && !self.is_calm {
             self.work.around(Duration::from_millis(300))
         } else {
             Duration::ZERO
@@ -153,80 +158,97 @@ impl World {
         (this.heard, this.busy_until) = (now, now.plus(pause));
         let delivery = Delivery::decode(super::links::deframed(bytes)).unwrap();
         self.say(|| format!("reader {at} is sent {}", show(&delivery)));
+        self.record_delivery(at, &delivery);
         if let Err((rule, words)) = self.follow(at, &delivery) {
             let words = format!("reader {at} at node {}: {words}", self.readers[at].node);
             self.fail(rule, words);
         }
     }
 
-    /// Moves a reader as a delivery says.
-    fn follow(&mut self, at: usize, delivery: &Delivery) -> Result<(), (&'static str, String)> {
-        let this = &mut self.readers[at];
-        let version = delivery.heartbeat.as_ref().map(|it| MapVersion(it.map_version)).unwrap_or(this.version);
-        if version < this.version {
-            return Err(("monotonic views", format!("map {version} after {}", this.version)));
-        }
-        this.version = version;
-        for gap in &delivery.gaps {
-            let vbucket = u16::try_from(gap.vbucket).unwrap();
-            let fresh = Cursor { lineage: gap.lineage, epoch: 0, next: gap.from };
-            let cursor = this.cursors.entry(vbucket).or_insert(fresh);
-            self.checks.note_passed(
-                Sight { reader: at, tag: this.tag, vbucket: VBucketId(vbucket) },
-                cursor.next,
-                gap.from,
-            );
-            this.missed += gap.to.saturating_sub(cursor.next);
-            cursor.next = cursor.next.max(gap.to);
-            self.checks.coverage.gaps += 1;
-        }
+    /// Moves a reader as a delivery says. Gives the first rule that it breaks; the reader goes on in any case.
+    fn follow(&mut self, at: usize, delivery: &Delivery) -> Result<(), Broken> {
+        let mut sound = self.see_version(at, delivery);
+        delivery.gaps.iter().for_each(|gap| self.take_gap(at, gap));
         // Cursors are applied behind the messages, but tell of vbuckets that were not known before.
         if delivery.confirmed.is_some() {
             for cursor in &delivery.cursors {
                 let vbucket = u16::try_from(cursor.vbucket).unwrap();
                 let fresh = Cursor { lineage: cursor.lineage, epoch: cursor.epoch, next: cursor.offset };
-                this.cursors.entry(vbucket).or_insert(fresh);
+                self.readers[at].cursors.entry(vbucket).or_insert(fresh);
             }
         }
         for message in &delivery.messages {
-            let vbucket = u16::try_from(message.vbucket).unwrap();
-            let Some(cursor) = this.cursors.get_mut(&vbucket) else {
-                return Err(("no silent skip", format!("a message of vbucket {vbucket}, of which nothing was said")));
-            };
-            let sight = Sight { reader: at, tag: this.tag, vbucket: VBucketId(vbucket) };
-            if message.offset < cursor.next {
-                return Err(("order", format!("vbucket {vbucket}: offset {} after {}", message.offset, cursor.next)));
-            }
-            // Whoever wants the oldest there is learns with the first message where that is.
-            let is_known = this.begun.contains(&vbucket) || !matches!(this.start, start::Start::Earliest(_));
-            if is_known && this.tag.is_none() && message.offset > cursor.next {
-                let words = format!("vbucket {vbucket}: offset {} after {}", message.offset, cursor.next);
-                return Err(("no silent skip", words));
-            }
-            if is_known {
-                self.checks.note_passed(sight, cursor.next, message.offset);
-            }
-            this.begun.insert(vbucket);
-            let lineage = cursor.lineage;
-            (cursor.next, cursor.epoch) = (message.offset + 1, cursor.epoch.max(message.epoch));
-            this.received += 1;
-            let place = Position { vbucket: VBucketId(vbucket), lineage, epoch: message.epoch, offset: message.offset };
-            self.checks.show(sight, place, &message.key, &message.payload)?;
+            sound = sound.and(self.take_message(at, message));
         }
         for cursor in &delivery.cursors {
-            let vbucket = u16::try_from(cursor.vbucket).unwrap();
-            let fresh = Cursor { lineage: cursor.lineage, epoch: cursor.epoch, next: cursor.offset };
-            let known = this.cursors.entry(vbucket).or_insert(fresh);
-            if (cursor.lineage, cursor.offset) < (known.lineage, known.next) {
-                return Err(("monotonic views", format!("vbucket {vbucket} went back: {cursor:?} after {known:?}")));
-            }
-            let is_known = this.begun.contains(&vbucket) || !matches!(this.start, start::Start::Earliest(_));
-            if is_known {
-                let sight = Sight { reader: at, tag: this.tag, vbucket: VBucketId(vbucket) };
-                self.checks.note_passed(sight, known.next, cursor.offset);
-            }
-            *known = Cursor { epoch: cursor.epoch.max(known.epoch), ..fresh };
+            sound = sound.and(self.take_cursor(at, cursor));
         }
+        sound
+    }
+
+    fn see_version(&mut self, at: usize, delivery: &Delivery) -> Result<(), Broken> {
+        let this = &mut self.readers[at];
+        let version = delivery.heartbeat.as_ref().map(|it| MapVersion(it.map_version)).unwrap_or(this.version);
+        let before = std::mem::replace(&mut this.version, version);
+        if version < before {
+            return Err(("monotonic views", format!("map {version} after {before}")));
+        }
+        Ok(())
+    }
+
+    fn take_gap(&mut self, at: usize, gap: &v1::Gap) {
+        let this = &mut self.readers[at];
+        let vbucket = u16::try_from(gap.vbucket).unwrap();
+        let fresh = Cursor { lineage: gap.lineage, epoch: 0, next: gap.from };
+        let cursor = this.cursors.entry(vbucket).or_insert(fresh);
+        let sight = Sight { reader: at, tag: this.tag, vbucket: VBucketId(vbucket) };
+        self.checks.note_passed(sight, cursor.next, gap.from);
+        this.missed += gap.to.saturating_sub(cursor.next);
+        cursor.next = cursor.next.max(gap.to);
+        self.checks.coverage.gaps += 1;
+    }
+
+    fn take_message(&mut self, at: usize, message: &v1::Message) -> Result<(), Broken> {
+        let this = &mut self.readers[at];
+        let vbucket = u16::try_from(message.vbucket).unwrap();
+        let Some(cursor) = this.cursors.get_mut(&vbucket) else {
+            return Err(("no silent skip", format!("a message of vbucket {vbucket}, of which nothing was said")));
+        };
+        let sight = Sight { reader: at, tag: this.tag, vbucket: VBucketId(vbucket) };
+        // Whoever wants the oldest there is learns with the first message where that is.
+        let is_known = this.begun.contains(&vbucket) || !matches!(this.start, start::Start::Earliest(_));
+        let (next, lineage) = (cursor.next, cursor.lineage);
+        this.begun.insert(vbucket);
+        (cursor.next, cursor.epoch) = (next.max(message.offset + 1), cursor.epoch.max(message.epoch));
+        this.received += 1;
+        if message.offset < next {
+            return Err(("order", format!("vbucket {vbucket}: offset {} after {next}", message.offset)));
+        }
+        if is_known && this.tag.is_none() && message.offset > next {
+            let words = format!("vbucket {vbucket}: offset {} after {next}", message.offset);
+            return Err(("no silent skip", words));
+        }
+        if is_known {
+            self.checks.note_passed(sight, next, message.offset);
+        }
+        let place = Position { vbucket: VBucketId(vbucket), lineage, epoch: message.epoch, offset: message.offset };
+        self.checks.show(sight, place, &message.key, &message.payload)
+    }
+
+    fn take_cursor(&mut self, at: usize, cursor: &v1::Cursor) -> Result<(), Broken> {
+        let this = &mut self.readers[at];
+        let vbucket = u16::try_from(cursor.vbucket).unwrap();
+        let fresh = Cursor { lineage: cursor.lineage, epoch: cursor.epoch, next: cursor.offset };
+        let known = this.cursors.entry(vbucket).or_insert(fresh);
+        if (cursor.lineage, cursor.offset) < (known.lineage, known.next) {
+            return Err(("monotonic views", format!("vbucket {vbucket} went back: {cursor:?} after {known:?}")));
+        }
+        let is_known = this.begun.contains(&vbucket) || !matches!(this.start, start::Start::Earliest(_));
+        if is_known {
+            let sight = Sight { reader: at, tag: this.tag, vbucket: VBucketId(vbucket) };
+            self.checks.note_passed(sight, known.next, cursor.offset);
+        }
+        *known = Cursor { epoch: cursor.epoch.max(known.epoch), ..fresh };
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use broky_ring::command::Command;
 use broky_ring::map::MapDiff;
 use broky_ring::member::BootId;
 
+use super::How;
 use super::checks::Checks;
 use super::faults::{Fault, Nemesis};
 use super::metadata::{Metadata, WATCH};
@@ -17,6 +18,7 @@ use super::node::{Node, Timer};
 use super::options::Options;
 use super::producer::Producer;
 use super::reader::Reader;
+use super::record::Recorder;
 use super::rng::Rng;
 use super::schedule::Schedule;
 use super::streams::{Side, StreamId, Streams};
@@ -90,6 +92,10 @@ pub(super) struct World {
     pub(super) checks: Checks,
     pub(super) trace: Trace,
     pub(super) failure: Option<Failure>,
+    /// A broken rule ends the run.
+    pub(super) is_ruled: bool,
+    /// Where a history is wanted.
+    pub(super) recorder: Option<Recorder>,
     /// Of what nodes do by themselves.
     pub(super) rng: Rng,
     /// Of what clients do.
@@ -102,7 +108,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(options: &Options, kept: usize) -> Self {
+    pub(super) fn new(options: &Options, how: How) -> Self {
         let seed = options.seed;
         let vbuckets = VBucketCount::new(u32::try_from(options.vbuckets).unwrap()).unwrap();
         let mut world = Self {
@@ -110,14 +116,16 @@ impl World {
             schedule: Schedule::new(seed, START),
             network: Network::new(options),
             streams: Streams::default(),
-            metadata: Metadata::new(options),
+            metadata: Metadata::new(options, how.is_recorded),
             nodes: Vec::new(),
             producers: Vec::new(),
             readers: Vec::new(),
             nemesis: Nemesis::new(seed),
             checks: Checks::new(vbuckets),
-            trace: Trace::new(kept),
+            trace: Trace::new(how.words),
             failure: None,
+            is_ruled: how.is_ruled,
+            recorder: how.is_recorded.then(|| Recorder::new(options, START)),
             rng: Rng::stream(seed, "nodes"),
             work: Rng::stream(seed, "work"),
             control_rng: Rng::stream(seed, "control"),
@@ -183,7 +191,9 @@ impl World {
     pub(super) fn fail(&mut self, rule: &'static str, words: impl Into<String>) {
         let words = words.into();
         self.say(|| format!("FAILED {rule}: {words}"));
-        self.failure.get_or_insert(Failure { rule, words });
+        if self.is_ruled {
+            self.failure.get_or_insert(Failure { rule, words });
+        }
     }
 
     pub(super) fn say(&mut self, words: impl FnOnce() -> String) {
@@ -222,6 +232,7 @@ impl World {
         if let Some(words) = self.metadata.broken.take() {
             self.fail("control", words);
         }
+        self.record_decisions();
     }
 
     /// Whether a node is there for what was meant for it. A paused one comes to it later.

@@ -55,7 +55,7 @@ impl Sight {
 }
 
 /// A rule that was broken, and how.
-type Broken = (&'static str, String);
+pub(super) type Broken = (&'static str, String);
 
 /// See the module.
 pub(super) struct Checks {
@@ -135,6 +135,7 @@ impl World {
     /// A message is acknowledged.
     pub(super) fn acknowledged(&mut self, id: MessageId, place: Option<Place>) {
         self.checks.coverage.acked += 1;
+        self.record_acknowledged(id, place);
         // A duplicate of long ago has no position any more.
         let Some(place) = place else { return };
         let sound = self.checks.place(id, place);

@@ -31,6 +31,17 @@ impl World {
         None
     }
 
+    /// Whether a reader has come to the end of every vbucket.
+    pub(in crate::sim) fn has_read_everything(&self, at: usize) -> bool {
+        self.metadata.map().vbuckets().all(|(id, vb)| {
+            let mut logs = self.nodes.iter().filter_map(|node| {
+                let process = node.process.as_ref().filter(|process| vb.isr.contains(&process.member))?;
+                process.shard.log(id)
+            });
+            self.has_read_all(at, id, logs.next().map_or(0, |log| log.high_watermark().0))
+        })
+    }
+
     fn unrest_of_clients(&self) -> Option<String> {
         let map = self.metadata.map();
         if let Some(at) = self.producers.iter().position(|producer| !producer.is_done()) {

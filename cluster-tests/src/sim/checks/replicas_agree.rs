@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use broky_delivery::FeedId;
-use broky_proto::id::{Offset, VBucketId};
+use broky_proto::id::{Lineage, Offset, VBucketId};
 use broky_proto::wire::{Fields, stored_messages};
 use broky_shard::Shard;
 
@@ -45,6 +45,12 @@ pub(super) fn look(world: &mut World, at: usize) -> Result<(), Broken> {
         let from = seen.max(log.start().0);
         let held = read(&process.shard, vbucket, lineage, from, end.0);
         world.checks.replicas_agree.0.insert((at, vbucket), end.0);
+        world.record_held(
+            at,
+            (vbucket, Lineage(lineage)),
+            from,
+            held.iter().map(|held| (held.place.epoch, &*held.payload)),
+        );
         let mut next = from;
         for Held { place, payload } in held {
             if place.offset != next {
