@@ -1,12 +1,12 @@
 //! What the harness writes down of a run: one file for each who acts or reads, all by one clock.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::HarnessError;
-use crate::history::{Event, FileHead, HistoryError, HistoryWriter, Nanos, Record, Run};
+use crate::history::{Event, FileHead, HistoryError, HistoryWriter, Nanos, Record, Run, encode};
 
 /// The moment, by the clock that all processes of the machine share.
 #[must_use]
@@ -53,17 +53,29 @@ impl Folder {
 
 /// A file of the history. Cheap to clone; whoever has it may write.
 ///
-/// That it cannot be written ends the process: what happened would not be known, and a run of which parts are missing must
-/// not be taken for one in which nothing was found.
+/// A thread of its own writes: the harness carries every byte of the cluster too, and a disk that is slow for a moment would
+/// look like a network that is. That the file cannot be written ends the process: what happened would not be known, and a
+/// run of which parts are missing must not be taken for one in which nothing was found.
 #[derive(Clone, Debug)]
 pub struct Journal {
-    writer: Arc<Mutex<HistoryWriter>>,
+    lines: Sender<Line>,
+}
+
+#[derive(Debug)]
+enum Line {
+    Record(Vec<u8>),
+    /// Everything before is to be with the operating system when this is answered.
+    Flush(Sender<()>),
 }
 
 impl Journal {
     fn create(path: PathBuf, head: Event<'_>) -> Result<Self, HarnessError> {
-        let writer = HistoryWriter::create(path, now(), head).map_err(history)?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)) })
+        let failed = |error: HistoryError| HarnessError::answer("write the history", error);
+        let writer = HistoryWriter::create(path, now(), head).map_err(failed)?;
+        let (lines, received) = channel();
+        let thread = std::thread::Builder::new().name("journal".to_owned());
+        thread.spawn(move || write(writer, &received)).map_err(HarnessError::io("start a thread"))?;
+        Ok(Self { lines })
     }
 
     /// Writes what happens now.
@@ -73,22 +85,43 @@ impl Journal {
 
     /// Writes what happened at another time.
     pub fn note_at(&self, t_ns: Nanos, event: Event<'_>) {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = writer.write(&Record { t_ns, event }) {
-            eprintln!("the history cannot be written: {error}");
-            std::process::exit(2);
+        let mut line = Vec::with_capacity(LINE_BYTES);
+        if let Err(error) = encode(&Record { t_ns, event }, &mut line) {
+            give_up(&error);
         }
+        // The thread lives as long as somebody may send.
+        let _ = self.lines.send(Line::Record(line));
     }
 
-    /// Hands everything written to the operating system.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn flush(&self) -> Result<(), HarnessError> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).flush().map_err(history)
+    /// Waits until everything written is with the operating system.
+    pub fn flush(&self) {
+        let (done, is_done) = channel();
+        let _ = self.lines.send(Line::Flush(done));
+        let _ = is_done.recv();
     }
 }
 
-fn history(error: HistoryError) -> HarnessError {
-    HarnessError::answer("write the history", error)
+/// Most lines are shorter.
+const LINE_BYTES: usize = 256;
+
+fn write(mut writer: HistoryWriter, lines: &Receiver<Line>) {
+    while let Ok(line) = lines.recv() {
+        let written = match &line {
+            Line::Record(line) => writer.write_line(line),
+            Line::Flush(_) => writer.flush(),
+        };
+        match (written, line) {
+            (Err(error), _) => give_up(&error),
+            (Ok(()), Line::Flush(done)) => drop(done.send(())),
+            (Ok(()), Line::Record(_)) => {}
+        }
+    }
+    if let Err(error) = writer.flush() {
+        give_up(&error);
+    }
+}
+
+fn give_up(error: &dyn std::fmt::Display) -> ! {
+    eprintln!("the history cannot be written: {error}");
+    std::process::exit(2);
 }

@@ -28,12 +28,19 @@ struct Args {
     /// What chance is drawn from.
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
+    /// Tell how long things took, and judge only what was lost or wrong: for machines that others use too.
+    #[arg(long)]
+    untimed: bool,
     /// The `broky` binary. Default: the one beside this.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Where logs and histories go. Default: the system's folder for temporary files.
+    /// Where logs and histories go. Default: /dev/shm, as a disk that is busy with them slows down everything else, or the
+    /// system's folder for temporary files.
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Keep logs and histories of scenarios that pass, too.
+    #[arg(long)]
+    keep: bool,
     /// Write the outcomes there too, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -70,6 +77,10 @@ fn run(args: &Args) -> Result<bool, String> {
             Ok(outcome) => {
                 println!("{}", outcome.text());
                 is_passed &= outcome.is_passed();
+                if outcome.is_passed() && !args.keep {
+                    // Half a gigabyte for a minute.
+                    let _ = std::fs::remove_dir_all(conditions.directory.join(scenario.name));
+                }
                 outcomes.push(outcome.json());
             }
             Err(error) => {
@@ -107,8 +118,13 @@ fn conditions(args: &Args) -> Result<Conditions, String> {
     let faults_for = Duration::try_from_secs_f64(args.minutes * 60.0).map_err(|error| format!("--minutes: {error}"))?;
     Ok(Conditions {
         binary: binary.ok_or("no broky binary; build it, or give --binary PATH")?,
-        directory: args.directory.clone().unwrap_or_else(|| std::env::temp_dir().join(folder)),
+        directory: args.directory.clone().unwrap_or_else(|| {
+            let memory = PathBuf::from("/dev/shm");
+            let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
+            parent.join(folder)
+        }),
         faults_for,
         seed: args.seed,
+        is_timed: !args.untimed,
     })
 }

@@ -89,6 +89,15 @@ impl Arena {
         Ok(Instant::now() < self.until)
     }
 
+    /// A rule that something takes no longer than `limit`, each time; only told where that is not judged.
+    pub fn within(&mut self, what: &str, durations: &mut [Duration], limit: Duration) {
+        if self.setup.is_timed {
+            self.verdict.bound(what, durations, 100, limit);
+        } else {
+            self.verdict.spread(what, durations);
+        }
+    }
+
     /// Lets time pass, under load.
     pub async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
@@ -205,10 +214,10 @@ impl Arena {
         let mut spans: Vec<Duration> = crate::spans::longest(&self.crowd.workload, &window).into_values().collect();
         spans.sort_unstable();
         self.crowd.read_everything(&self.cluster).await?;
-        self.crowd.disperse().await?;
+        self.crowd.disperse().await;
         self.cluster.check()?;
         self.log.journal.note(Event::End(End {}));
-        self.log.journal.flush()?;
+        self.log.journal.flush();
         let folder = self.crowd.folder().clone();
         let (history, nodes) = (folder.path().to_owned(), self.cluster.directory().to_owned());
         let faults = self.log.installed();

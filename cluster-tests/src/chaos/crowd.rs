@@ -129,7 +129,7 @@ impl Crowd {
     }
 
     /// Waits until everybody has what there is, and lets them go.
-    pub(super) async fn disperse(&mut self) -> Result<(), HarnessError> {
+    pub(super) async fn disperse(&mut self) {
         let ends = self.ends();
         let is_reading = |role| role == ReaderRole::Plain;
         for subscriber in self.subscribers.iter().filter(|it| is_reading(it.profile().role)) {
@@ -151,7 +151,7 @@ impl Crowd {
             subscriber.close(if is_done { CloseReason::Done } else { CloseReason::Stopped })
         };
         join_all(self.subscribers.drain(..).map(close)).await;
-        self.pushed.flush()
+        self.pushed.flush();
     }
 
     /// What all who read as fast as they can have got together.

@@ -15,7 +15,7 @@ pub(super) fn judge(done: Done) -> Result<Outcome, HarnessError> {
     let report = report.map_err(|error| HarnessError::answer(format!("judge {}", history.display()), error))?;
     verdict.rule("the history's invariants", report.verdict.name(), report.verdict == Judged::Passed);
     let [p50, p99, max] = [50, 99, 100].map(|percent| percentile(&spans, percent));
-    if let Some(limit) = setup.interruption_p99_max {
+    if let Some(limit) = setup.interruption_p99_max.filter(|_| setup.is_timed) {
         verdict.rule(format!("interruption by vbucket: p99 <= {}", show(limit)), show(p99), p99 <= limit);
     }
     let longest = format!("p50 {}, p99 {}, max {}", show(p50), show(p99), show(max));

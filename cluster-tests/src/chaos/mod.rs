@@ -66,6 +66,8 @@ pub struct Conditions {
     pub faults_for: Duration,
     /// What chance is drawn from.
     pub seed: u64,
+    /// Whether it is judged how long something took. If not, that is told only: for machines that others use too.
+    pub is_timed: bool,
 }
 
 /// Runs a scenario and judges it.

@@ -47,6 +47,8 @@ pub struct Setup {
     pub bounds: CheckOptions,
     /// How long an interruption of a vbucket's pushes may be for 99 of 100 vbuckets. Default: as long as it takes.
     pub interruption_p99_max: Option<Duration>,
+    /// Whether it is judged how long something took.
+    pub(super) is_timed: bool,
     pub(super) scenario: &'static str,
     pub(super) seed: u64,
     pub(super) binary: PathBuf,
@@ -72,8 +74,9 @@ impl Setup {
             expect: Expectations::default(),
             faults: Vec::new(),
             min_acked_during_faults: 1_000,
-            bounds: CheckOptions::default(),
+            bounds: if conditions.is_timed { CheckOptions::default() } else { patient() },
             interruption_p99_max: None,
+            is_timed: conditions.is_timed,
             scenario: scenario.name,
             seed: conditions.seed,
             binary: conditions.binary.clone(),
@@ -112,4 +115,10 @@ impl Setup {
             min_acked_during_faults: self.min_acked_during_faults,
         }
     }
+}
+
+/// That something comes to be is judged, and not how soon.
+fn patient() -> CheckOptions {
+    let minute = Duration::from_secs(60);
+    CheckOptions { leaders_within: minute, copies_within: minute, caught_up_within: minute, ..CheckOptions::default() }
 }

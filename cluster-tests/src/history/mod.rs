@@ -37,4 +37,4 @@ pub use self::reader::{HistoryReader, Line};
 pub use self::run::{Expectations, FileHead, Run};
 pub use self::supervise::{Continue, End, Exit, Fault, FaultOutcome, FaultPhase, Heal, Spawn, Stop};
 pub use self::unit::{Hash64, HexBytes, Nanos, Pid, SessionNumber};
-pub use self::writer::HistoryWriter;
+pub use self::writer::{HistoryWriter, encode};

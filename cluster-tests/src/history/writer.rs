@@ -11,6 +11,16 @@ use super::unit::Nanos;
 /// Bytes gathered before they go to the file.
 const BUFFER_BYTES: usize = 256 << 10;
 
+/// Adds a record as a line to a buffer.
+///
+/// # Errors
+/// Never with a record as it is; serde cannot know that.
+pub fn encode(record: &Record<'_>, buffer: &mut Vec<u8>) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *buffer, record)?;
+    buffer.push(b'\n');
+    Ok(())
+}
+
 /// Writes records to a file, one per line.
 ///
 /// Lines are gathered. What has to be there although this process may be killed at any moment, such as the invocation
@@ -40,11 +50,21 @@ impl HistoryWriter {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&mut self, record: &Record<'_>) -> Result<(), HistoryError> {
-        self.line.clear();
-        let written = serde_json::to_writer(&mut self.line, record).map_err(std::io::Error::from);
-        self.line.push(b'\n');
+        let mut line = std::mem::take(&mut self.line);
+        line.clear();
+        let written = encode(record, &mut line).map_err(|error| self.error(error));
+        let written = written.and_then(|()| self.write_line(&line));
+        self.line = line;
+        written
+    }
+
+    /// Adds a record that is [`encode`]d already.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_line(&mut self, line: &[u8]) -> Result<(), HistoryError> {
         // As a whole: a line is in the file from its beginning to its end, or its end is missing.
-        written.and_then(|()| self.file.write_all(&self.line)).map_err(|error| self.error(error))
+        self.file.write_all(line).map_err(|error| self.error(error))
     }
 
     /// Hands everything gathered to the operating system.
