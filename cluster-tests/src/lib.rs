@@ -11,6 +11,8 @@
 //! [`audit`] compare the two, and [`scenario`] puts these together and ends in a [`verdict`]. Links between such processes
 //! can be broken by a [`proxy`] through which all of them pass.
 //!
+//! All of that needs the feature `processes`, which is on by default; what follows does not.
+//!
 //! The `sim` binary runs whole clusters in virtual time, one run per seed: [`sim`].
 //!
 //! The `check` binary judges what processes recorded of themselves: [`history`] is what they write, [`check`] decides which
@@ -19,28 +21,51 @@
 #![deny(missing_docs)]
 #![expect(clippy::unwrap_used, reason = "for tests: a failure here fails the test")]
 
-pub mod audit;
-pub mod chaos;
 pub mod check;
-pub mod error;
-pub mod grpc;
 pub mod history;
-pub mod http;
-pub mod journal;
-pub mod ledger;
-pub mod metrics;
-pub mod node;
-pub mod observer;
-pub mod proxy;
-pub mod reader;
-pub mod relay;
-pub mod scenario;
 pub mod sim;
+
+mod percentile;
+
+#[cfg(feature = "processes")]
+pub mod audit;
+#[cfg(feature = "processes")]
+pub mod chaos;
+#[cfg(feature = "processes")]
+pub mod error;
+#[cfg(feature = "processes")]
+pub mod grpc;
+#[cfg(feature = "processes")]
+pub mod http;
+#[cfg(feature = "processes")]
+pub mod journal;
+#[cfg(feature = "processes")]
+pub mod ledger;
+#[cfg(feature = "processes")]
+pub mod metrics;
+#[cfg(feature = "processes")]
+pub mod node;
+#[cfg(feature = "processes")]
+pub mod observer;
+#[cfg(feature = "processes")]
+pub mod proxy;
+#[cfg(feature = "processes")]
+pub mod reader;
+#[cfg(feature = "processes")]
+pub mod relay;
+#[cfg(feature = "processes")]
+pub mod scenario;
+#[cfg(feature = "processes")]
 pub mod spans;
+#[cfg(feature = "processes")]
 pub mod supervisor;
+#[cfg(feature = "processes")]
 pub mod verdict;
+#[cfg(feature = "processes")]
 pub mod wait;
+#[cfg(feature = "processes")]
 pub mod wire;
+#[cfg(feature = "processes")]
 pub mod workload;
 
 /// Makes a test of each function: with one worker thread, and with three, where shards have to work together.

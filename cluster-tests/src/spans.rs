@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
+pub(crate) use crate::percentile::percentile;
 use crate::workload::{Attempt, Fate, Since, Workload};
 
 /// The longest span of every vbucket that was pushed to within the window.
@@ -81,13 +82,6 @@ fn longest_of(mut attempts: Vec<(Since, Since, bool)>, window: &Range<Since>) ->
     longest
 }
 
-/// The value that a share of all does not exceed: nearest rank. Zero of nothing.
-#[must_use]
-pub fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,13 +112,5 @@ mod tests {
         assert_eq!(longest_ms(&[(10, 11, true), (50, 900, true)], 0..300), 250);
         assert_eq!(longest_ms(&[(10, 100, true)], 50..300), 50);
         assert_eq!(longest_ms(&[(10, 11, true)], 0..300), 1);
-    }
-
-    #[test]
-    fn percentile_is_a_value_that_was_measured() {
-        let values: Vec<_> = (1..=100).map(Duration::from_millis).collect();
-        assert_eq!((percentile(&values, 50).as_millis(), percentile(&values, 99).as_millis()), (50, 99));
-        assert_eq!(percentile(&[], 50), Duration::ZERO);
-        assert_eq!(percentile(&values[..1], 99).as_millis(), 1);
     }
 }

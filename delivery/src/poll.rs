@@ -247,12 +247,17 @@ impl Delivery {
         let interest = self.interests.get(subscription.interest)?;
         let is_resuming = subscription.resuming.as_ref().is_some_and(|resuming| resuming.applies(feed));
         let since = interest.since.get(usize::from(feed.0)).copied().unwrap_or_default();
-        let is_matched = seq >= since && source.remembers_matches(seq);
+        // Planted: blocks that came before the interest seem to hold nothing for it.
+        let is_matched = (seq >= since || cfg!(feature = "bug-stale-matches")) && source.remembers_matches(seq);
         let allowance = subscription.allowance();
         let slot = source.slot_mut(seq)?;
         let resuming = subscription.resuming.as_deref().filter(|_| is_resuming);
         let wants = resuming.map(|resuming| resuming.wants_at(feed, seq));
         if let Some(gaps) = &slot.gaps {
+            // Planted: the reader goes on behind the gap.
+            if cfg!(feature = "bug-skip-gap") {
+                return None;
+            }
             let vbuckets = self.config.vbuckets;
             let gaps = gaps.iter().filter_map(|gap| gap_for(gap, interest, vbuckets, wants)).collect::<Vec<_>>();
             return Part::of_gaps(gaps);

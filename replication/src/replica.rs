@@ -64,6 +64,10 @@ impl Replica {
     /// When `epoch` is not above every epoch of the log.
     pub fn lead(&mut self, epoch: Epoch, me: Member, isr: Isr) {
         self.epochs.begin(epoch, self.log.end());
+        // Planted: retries of what the leader before has stored are new to this one.
+        if cfg!(feature = "bug-forget-producers") {
+            self.dedup = Dedup::default();
+        }
         self.role = Role::Leader(Leader::new(epoch, me, self.log.end(), isr));
     }
 
@@ -128,7 +132,8 @@ impl Replica {
         following.is_attached = true;
         match attachment {
             Attachment::Keep { to } => {
-                self.log.truncate(to);
+                // Planted: what is not known to be committed is cut off, though the leader has it (KIP-101).
+                self.log.truncate(if cfg!(feature = "bug-truncate-by-hw") { high_watermark } else { to });
                 self.epochs.truncate(self.log.end());
             }
             // What is committed here ends where the leader's log starts: nothing is missing between.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use broky_delivery::{BlockSeq, FeedId, Kind, SubscriptionId};
 use broky_proto::error::Refusal;
 use broky_proto::v1::Open;
+use broky_replication::Replica;
 
 use crate::block::entries_of;
 use crate::memory::cost;
@@ -57,11 +58,16 @@ impl Shard {
 
     fn next_committed(&mut self) -> Option<Sealed> {
         let (replicas, delivery) = (&self.replicas, &self.delivery);
+        let committed = |replica: &Replica| match replica.leader() {
+            // Planted: a follower serves what it holds.
+            None if cfg!(feature = "bug-serve-past-hw") => replica.log().end(),
+            Some(_) | None => replica.log().high_watermark(),
+        };
         self.pending.next_committed(|vbucket| {
             let replica = replicas.get(usize::from(vbucket.0)).and_then(Option::as_ref);
             Progress {
                 readable: delivery.bounds(vbucket).map(|(_, end)| end).unwrap_or_default(),
-                committed: replica.map(|replica| replica.log().high_watermark()).unwrap_or_default(),
+                committed: replica.map(committed).unwrap_or_default(),
             }
         })
     }

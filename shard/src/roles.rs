@@ -121,7 +121,10 @@ impl Shard {
 
     /// Makes sure that there is a replica of the right history.
     fn hold(&mut self, id: VBucketId, place: &Place, out: &mut Outbox) {
-        let (lineage, epoch, base) = (place.lineage, place.epoch, lineage_base(place.lineage));
+        // Planted: every history begins at the same offset.
+        let is_reset = cfg!(feature = "bug-reset-offset-after-loss");
+        let base = if is_reset { Offset::ZERO } else { lineage_base(place.lineage) };
+        let (lineage, epoch) = (place.lineage, place.epoch);
         match self.replica(id).map(|replica| replica.log().lineage()) {
             Some(known) if known == lineage => {
                 self.delivery.set_epoch(id, epoch);

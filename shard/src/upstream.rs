@@ -285,7 +285,9 @@ impl Shard {
                     let name = self.upstreams.next_name;
                     self.upstreams.set_source(vbucket, Source::Asked(link, name));
                     let (lineage, _, offset) = self.delivery.seen(vbucket);
-                    let has_position = self.delivery.is_relayed(vbucket);
+                    // Planted: another source goes on from where it is, not from where this node is.
+                    let is_forgotten = cfg!(feature = "bug-relay-without-position");
+                    let has_position = self.delivery.is_relayed(vbucket) && !is_forgotten;
                     let (lineage, offset) = (lineage.0, offset.0);
                     let entry = WatchVBucket { vbucket: number, watch: name, has_position, lineage, offset };
                     watch.entry(link).or_default().vbuckets.push(entry);

@@ -104,7 +104,7 @@ impl Coverage {
         let mut spans = self.interruptions.clone();
         spans.sort_unstable();
         let Some((longest, vbucket)) = self.longest else { return Vec::new() };
-        let [p50, p99] = [50, 99].map(|percent| crate::spans::percentile(&spans, percent));
+        let [p50, p99] = [50, 99].map(|percent| crate::percentile::percentile(&spans, percent));
         let mut figures = vec![format!(
             "longest {:.0?}: vbucket {vbucket} from {} on; by vbucket p50 {p50:.0?}, p99 {p99:.0?}",
             longest.length(),

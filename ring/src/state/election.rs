@@ -85,6 +85,11 @@ impl ClusterState {
         if vbucket.has_holders() {
             if let Some(leader) = self.successor(vbucket, None, tally) {
                 vbucket.install(leader);
+            } else if cfg!(feature = "bug-elect-unclean")
+                && let Some(leader) = self.best(vbucket, &self.openers(vbucket), tally)
+            {
+                // Planted: rather than wait for a holder, whoever is alive leads.
+                vbucket.install(leader);
             }
         } else if vbucket.lineage < vbucket.lineage_end {
             let empty = self.openers(vbucket);

@@ -86,8 +86,16 @@ impl ClusterState {
         let boots = self.boots.entry(id).or_default();
         boots.push_front(boot);
         boots.truncate(BOOTS_MAX);
-        self.edit_all(|vbucket| vbucket.strip(id));
-        Ok(Registration { member: Member { node: id, incarnation } })
+        let member = Member { node: id, incarnation };
+        self.edit_all(|vbucket| {
+            let seat = vbucket.isr.iter().position(|member| member.node == id);
+            vbucket.strip(id);
+            // Planted: what begins empty takes the place of what held everything.
+            if let Some(seat) = seat.filter(|_| cfg!(feature = "bug-keep-incarnation")) {
+                vbucket.isr.insert(seat, member);
+            }
+        });
+        Ok(Registration { member })
     }
 
     /// A node id never given away before.

@@ -10,6 +10,7 @@
 mod clients;
 mod nodes;
 
+use std::cmp::Reverse;
 use std::hash::Hasher as _;
 use std::path::Path;
 
@@ -144,8 +145,8 @@ pub fn judge(history: &[Record<'_>]) -> Option<Failure> {
         return None;
     }
     let kinds = report.kinds();
-    // Warnings are no reason.
-    let kind = kinds.iter().max_by_key(|kind| kind.weight())?;
+    // Warnings are no reason. Of equal weight, the lower invariant comes first.
+    let kind = kinds.iter().min_by_key(|kind| Reverse(kind.weight()))?;
     let first = report.found(*kind).and_then(|found| found.kept.first());
     let all = kinds.iter().map(|kind| format!("{kind} {}", report.count(*kind))).collect::<Vec<_>>().join(", ");
     Some(Failure { rule: kind.name(), words: format!("{}; in all {all}", first.map_or("", |it| &it.what)) })
