@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use broky_proto::error::Refusal;
 use broky_proto::id::{Offset, VBucketId};
-use broky_proto::v1::ErrorCode;
+use broky_proto::v1::{self, ErrorCode};
 use broky_proto::wire::{Fields, stored_messages};
 
 use crate::delivery::Delivery;
@@ -59,8 +59,8 @@ impl Delivery {
         for (index, skip) in overtaken {
             let history = self.subscriptions.get(index).and_then(|it| it.resuming.as_deref()?.history_at(feed, oldest));
             let from = match history {
-                Some(since) => self.starts_of(Some(since)),
-                None => shared.get_or_insert_with(|| self.starts_of(None)).clone(),
+                Some(since) => self.starts_of(Some(since), |_| true),
+                None => shared.get_or_insert_with(|| self.starts_of(None, |_| true)).clone(),
             };
             let from = if skip > 0 { self.after_part(index, feed, oldest, skip, &from) } else { from };
             if let Some(subscription) = self.subscriptions.get_mut(index)
@@ -75,18 +75,15 @@ impl Delivery {
     }
 
     /// Where that begins, per vbucket, which a reader gets who goes on at the oldest block: of a log that it reads as
-    /// history, what the log holds, and of what is relayed nothing; of others what is seen.
-    pub(crate) fn starts_of(&self, history: Option<&[BlockSeq]>) -> Arc<[Offset]> {
-        self.starts(|at, view| match history.and_then(|since| since.get(at)) {
+    /// history, what the log holds, and of what is relayed nothing; of others what is seen. Where a note of a gap that
+    /// counts begins before that, there.
+    pub(crate) fn starts_of(&self, history: Option<&[BlockSeq]>, counts: impl Fn(&v1::Gap) -> bool) -> Arc<[Offset]> {
+        let start = |(at, view): (usize, &View)| match history.and_then(|since| since.get(at)) {
             Some(since) if *since == view.since => view.log.start,
             Some(_) | None => view.seen().start,
-        })
-    }
-
-    /// The same, of messages or of notes of gaps, whichever comes first.
-    fn starts(&self, start: impl Fn(usize, &View) -> Offset) -> Arc<[Offset]> {
-        let mut starts: Vec<Offset> = self.views.iter().enumerate().map(|(at, view)| start(at, view)).collect();
-        for gap in self.feeds.iter().flat_map(Feed::gaps) {
+        };
+        let mut starts: Vec<Offset> = self.views.iter().enumerate().map(start).collect();
+        for gap in self.feeds.iter().flat_map(Feed::gaps).filter(|gap| counts(gap)) {
             if let Some(start) = starts.get_mut(gap.vbucket as usize) {
                 *start = (*start).min(Offset(gap.from));
             }

@@ -3,6 +3,9 @@
 //! What is relayed into the feeds begins when it is first asked for. A subscription that starts further back reads the
 //! rest from the vbuckets' leaders, each part in a stream of its own, before it goes on in the feeds. There such a part
 //! is a subscription that has an end ([`Delivery::open_part`]).
+//!
+//! Where the oldest message is, only the leaders know. Whoever asks for that is confirmed when each has said so: from a
+//! position that is not the first one it would take what has left the memory for something that was passed over.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -35,6 +38,8 @@ pub struct Range {
 pub(crate) struct Filling {
     lacking: BTreeMap<VBucketId, Range>,
     queue: VecDeque<Queued>,
+    /// Per vbucket, where the reader begins: while it is not confirmed, for want of an answer to where that is.
+    unconfirmed: Option<Vec<Offset>>,
 }
 
 #[derive(Debug)]
@@ -53,9 +58,45 @@ pub(crate) enum Filled {
 }
 
 impl Filling {
-    pub(crate) fn new(lacking: &[(VBucketId, Range)]) -> Option<Box<Self>> {
+    pub(crate) fn new(lacking: &[(VBucketId, Range)], from: &[Offset]) -> Option<Box<Self>> {
         let lacking: BTreeMap<_, _> = lacking.iter().copied().collect();
-        (!lacking.is_empty()).then(|| Box::new(Self { lacking, queue: VecDeque::new() }))
+        let is_open = lacking.values().any(|range| range.from.is_none());
+        let unconfirmed = is_open.then(|| from.to_vec());
+        (!lacking.is_empty()).then(|| Box::new(Self { lacking, queue: VecDeque::new(), unconfirmed }))
+    }
+
+    /// Whether its reader has not been told where it begins.
+    pub(crate) fn is_unconfirmed(&self) -> bool {
+        self.unconfirmed.is_some()
+    }
+
+    /// Where the reader begins, once that is known of every vbucket; once.
+    fn take_begin(&mut self) -> Option<Vec<Offset>> {
+        if self.lacking.values().any(|range| range.from.is_none()) {
+            return None;
+        }
+        let mut from = self.unconfirmed.take()?;
+        for (vbucket, range) in &self.lacking {
+            if let (Some(from), Some(first)) = (from.get_mut(usize::from(vbucket.0)), range.from) {
+                *from = first;
+            }
+        }
+        Some(from)
+    }
+
+    /// Takes what a stream says of where it begins, before any of it is sent. That comes first in each.
+    fn hear_begin(&mut self, delivery: &Bytes) {
+        if self.is_unconfirmed()
+            && !is_messages(delivery)
+            && let Ok(told) = v1::Delivery::decode(delivery.clone())
+        {
+            for cursor in told.cursors {
+                let vbucket = u16::try_from(cursor.vbucket).map(VBucketId).unwrap_or_default();
+                if let Some(range) = self.lacking.get_mut(&vbucket) {
+                    range.from.get_or_insert(Offset(cursor.offset));
+                }
+            }
+        }
     }
 }
 
@@ -115,35 +156,59 @@ impl Delivery {
 
     /// Takes an encoded `Delivery` of history for a subscription.
     pub fn handle_fill(&mut self, id: SubscriptionId, delivery: Bytes, wake: &mut Vec<SubscriptionId>) {
-        self.queue_fill(id, Queued::Delivery(delivery), wake);
+        if let Some(filling) = self.subscription_mut(id).and_then(|subscription| subscription.filling.as_mut()) {
+            filling.hear_begin(&delivery);
+            filling.queue.push_back(Queued::Delivery(delivery));
+            wake.push(id);
+        }
     }
 
     /// Takes the end of a stream of history for a subscription: all of it came, or the rest has to be asked for anew.
     pub fn handle_fill_end(
         &mut self,
         id: SubscriptionId,
-        vbuckets: Vec<VBucketId>,
+        mut vbuckets: Vec<VBucketId>,
         is_whole: bool,
         wake: &mut Vec<SubscriptionId>,
     ) {
-        self.queue_fill(id, Queued::End(vbuckets, is_whole), wake);
-    }
-
-    fn queue_fill(&mut self, id: SubscriptionId, queued: Queued, wake: &mut Vec<SubscriptionId>) {
-        if let Some(filling) = self.subscription_mut(id).and_then(|subscription| subscription.filling.as_mut()) {
-            filling.queue.push_back(queued);
-            wake.push(id);
+        let Some(filling) = self.subscription_mut(id).and_then(|subscription| subscription.filling.as_mut()) else {
+            return;
+        };
+        // A stream that said nothing is asked for again at once: the confirmation waits for its answer.
+        let mut unheard = Vec::new();
+        if filling.is_unconfirmed() {
+            vbuckets.retain(|vbucket| match filling.lacking.get(vbucket) {
+                Some(range) if range.from.is_none() => {
+                    unheard.push((*vbucket, *range));
+                    false
+                }
+                Some(_) | None => true,
+            });
         }
+        filling.queue.push_back(Queued::End(vbuckets, is_whole));
+        if !unheard.is_empty() {
+            self.news.fills.push((id, unheard));
+        }
+        wake.push(id);
     }
 
-    /// Deliveries of history that a subscription has not been sent yet. `None` when it waits for none.
+    /// Deliveries of history that a subscription has not been sent yet; none for a stream of these vbuckets that has yet to
+    /// say where they begin, for which everything else waits. `None` when the subscription waits for no history.
     #[must_use]
-    pub fn fill_backlog(&self, id: SubscriptionId) -> Option<usize> {
+    pub fn fill_backlog(&self, id: SubscriptionId, vbuckets: &[VBucketId]) -> Option<usize> {
         let filling = self.subscription(id)?.filling.as_ref()?;
-        Some(filling.queue.len())
+        let is_unheard = |vbucket| filling.lacking.get(vbucket).is_some_and(|range| range.from.is_none());
+        Some(if vbuckets.iter().any(is_unheard) { 0 } else { filling.queue.len() })
     }
 
     pub(crate) fn poll_fill(&mut self, id: SubscriptionId) -> Filled {
+        let subscription = self.subscription_mut(id);
+        if let Some(filling) = subscription.and_then(|it| it.filling.as_mut()).filter(|it| it.is_unconfirmed()) {
+            let Some(from) = filling.take_begin() else { return Filled::Waits };
+            let interest = self.subscription(id).map(|subscription| subscription.interest);
+            return interest
+                .map_or(Filled::Waits, |interest| Filled::Frame(self.confirmation(interest, Vec::new(), &from), 0));
+        }
         loop {
             let Some(subscription) = self.subscriptions.get_mut(id.index()) else { return Filled::Waits };
             let allowance = subscription.allowance();
@@ -183,8 +248,7 @@ struct Taken {
 
 /// What of a delivery a reader is sent now: as many messages as it may be. `None` when there is nothing in it.
 fn take(filling: &mut Filling, delivery: Bytes, allowance: u64) -> Option<Taken> {
-    let is_messages = delivery.first() == Some(&TAG_MESSAGES);
-    if !is_messages {
+    if !is_messages(&delivery) {
         let told = v1::Delivery::decode(delivery).ok()?;
         let gaps = told.gaps;
         for gap in &gaps {
@@ -223,6 +287,10 @@ fn take(filling: &mut Filling, delivery: Bytes, allowance: u64) -> Option<Taken>
 
 /// Field 1, length-delimited: how a delivery of messages begins.
 const TAG_MESSAGES: u8 = 1 << 3 | 2;
+
+fn is_messages(delivery: &Bytes) -> bool {
+    delivery.first() == Some(&TAG_MESSAGES)
+}
 
 fn note(lacking: &mut BTreeMap<VBucketId, Range>, vbucket: u32, next: Offset) {
     let known = u16::try_from(vbucket).ok().and_then(|vbucket| lacking.get_mut(&VBucketId(vbucket)));

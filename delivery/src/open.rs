@@ -81,7 +81,7 @@ impl Delivery {
     /// Whether a subscription has been confirmed, or is about to be.
     #[must_use]
     pub fn has_begun(&self, id: SubscriptionId) -> bool {
-        self.subscription(id).is_none_or(|subscription| subscription.opening.is_none())
+        self.subscription(id).is_none_or(Subscription::is_confirmed)
     }
 
     /// Begins the subscriptions that wait for something to be readable here, if it is by now.
@@ -149,14 +149,16 @@ impl Delivery {
         // A position may come from a wider subscription: what this one cannot want is not missing to it.
         let gaps = self.wanted_gaps(interest, begin.gaps);
         self.count_gaps(&gaps);
-        let confirmation = self.confirmation(interest, gaps, &begin.from);
         let elsewhere: Vec<_> =
             begin.elsewhere.into_iter().filter(|(vbucket, _)| self.may_want(interest, *vbucket)).collect();
+        let filling = Filling::new(&elsewhere, &begin.from);
+        let is_told = filling.as_ref().is_none_or(|filling| !filling.is_unconfirmed());
+        let confirmation = is_told.then(|| self.confirmation(interest, gaps, &begin.from));
         if let Some(subscription) = self.subscription_mut(id) {
             subscription.positions = begin.positions;
             subscription.resuming = begin.resuming;
-            subscription.control.push_back(confirmation);
-            subscription.filling = Filling::new(&elsewhere);
+            subscription.control.extend(confirmation);
+            subscription.filling = filling;
         }
         if !elsewhere.is_empty() {
             self.news.fills.push((id, elsewhere));
@@ -363,7 +365,7 @@ impl Delivery {
         Position::Behind { next, skip: 0 }
     }
 
-    fn confirmation(&self, interest: InterestId, gaps: Vec<v1::Gap>, from: &[Offset]) -> bytes::Bytes {
+    pub(crate) fn confirmation(&self, interest: InterestId, gaps: Vec<v1::Gap>, from: &[Offset]) -> bytes::Bytes {
         frame::encode(&v1::Delivery {
             gaps,
             cursors: self.cursors(interest, |vbucket, _| from.get(usize::from(vbucket.0)).copied().unwrap_or_default()),

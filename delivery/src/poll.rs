@@ -62,7 +62,7 @@ impl Delivery {
         if subscription.opening.is_some() {
             return Poll::Pending;
         }
-        if subscription.heartbeat_due {
+        if subscription.heartbeat_due && subscription.is_confirmed() {
             subscription.heartbeat_due = false;
             subscription.heartbeats_since_cursors += 1;
             let frame = self.heartbeat(id);
@@ -328,7 +328,13 @@ impl Delivery {
             Some(resuming) => from.max(resuming.start_of(vbucket)),
             None => from,
         };
-        let starts = self.starts_of(resuming.and_then(|resuming| resuming.history_at(feed, self.oldest(feed))));
+        // A note about what lies before all that is wanted may stand behind it: history is not read by what was seen.
+        let is_wanted = |gap: &v1::Gap| {
+            let vbucket = u16::try_from(gap.vbucket).map(VBucketId).unwrap_or_default();
+            Offset(gap.to) > from.get(usize::from(vbucket.0)).map_or(Offset::ZERO, |from| begin(vbucket, *from))
+        };
+        let history = resuming.and_then(|resuming| resuming.history_at(feed, self.oldest(feed)));
+        let starts = self.starts_of(history, is_wanted);
         let seen = vbuckets.iter().zip(from).zip(self.views.iter().zip(starts.iter()));
         seen.filter(|((vbucket, _), _)| is_fed_by(*vbucket, feed.0, self.config.feeds))
             .filter(|((vbucket, _), _)| interest.is_none_or(|interest| interest.may_want_vbucket(*vbucket, vbuckets)))

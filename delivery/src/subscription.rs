@@ -165,6 +165,11 @@ impl Subscription {
         }
     }
 
+    /// Whether it was told where it begins, or is about to be.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.opening.is_none() && self.filling.as_ref().is_none_or(|filling| !filling.is_unconfirmed())
+    }
+
     pub(crate) fn is_live(&self) -> bool {
         self.positions.iter().all(|position| matches!(position, Position::Live { .. }))
     }

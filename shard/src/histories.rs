@@ -86,10 +86,10 @@ impl Shard {
         }
     }
 
-    /// Deliveries of a history that its subscription has not been sent yet; `None` when nobody waits for it any more.
+    /// Deliveries of history that the subscription of this one has not been sent yet; `None` when nobody waits for it any more.
     #[must_use]
     pub fn history_backlog(&self, name: HistoryId) -> Option<usize> {
-        let (id, _) = self.histories.open.get(&name)?;
-        self.delivery.fill_backlog(*id)
+        let (id, vbuckets) = self.histories.open.get(&name)?;
+        self.delivery.fill_backlog(*id, vbuckets)
     }
 }

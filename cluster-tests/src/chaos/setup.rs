@@ -17,7 +17,7 @@ pub struct Setup {
     pub is_durable: bool,
     /// Vbuckets. Default 64.
     pub vbuckets: u32,
-    /// `--memory` of a node. Default 512 MiB, in which nothing is evicted.
+    /// `--memory` of a node. Default: so much that nothing is evicted at the default load.
     pub memory: String,
     /// Producers. Default 8.
     pub producers: u32,
@@ -61,7 +61,7 @@ impl Setup {
             nodes: 3,
             is_durable: false,
             vbuckets: 64,
-            memory: "512MiB".to_owned(),
+            memory: roomy(conditions.faults_for),
             producers: 8,
             rate_per_second: 5_000,
             payload_bytes: 1_024,
@@ -115,6 +115,13 @@ impl Setup {
             min_acked_during_faults: self.min_acked_during_faults,
         }
     }
+}
+
+/// Room for all that the default load pushes in this time, and while the cluster comes to rest. What a node relays counts
+/// beside what it holds.
+fn roomy(faults_for: Duration) -> String {
+    let mib_per_second = 6;
+    format!("{}MiB", 512 + mib_per_second * faults_for.as_secs().saturating_add(30))
 }
 
 /// That something comes to be is judged, and not how soon.

@@ -1,6 +1,6 @@
 //! Subscribers: each goes on wherever it can be served, from where it stood, and may only move up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use broky_proto::id::{MapVersion, VBucketId};
@@ -42,8 +42,6 @@ pub(super) struct Reader {
     pub(super) tag: Option<u8>,
     on_slow: OnSlow,
     pub(super) cursors: BTreeMap<u16, Cursor>,
-    /// Vbuckets of which it has got something.
-    begun: BTreeSet<u16>,
     role: ReaderRole,
     /// It takes nothing before.
     pub(super) busy_until: Timestamp,
@@ -78,7 +76,6 @@ impl World {
             tag,
             on_slow,
             cursors: BTreeMap::new(),
-            begun: BTreeSet::new(),
             role,
             busy_until: now,
             heard: now,
@@ -215,22 +212,17 @@ impl World {
             return Err(("no silent skip", format!("a message of vbucket {vbucket}, of which nothing was said")));
         };
         let sight = Sight { reader: at, tag: this.tag, vbucket: VBucketId(vbucket) };
-        // Whoever wants the oldest there is learns with the first message where that is.
-        let is_known = this.begun.contains(&vbucket) || !matches!(this.start, start::Start::Earliest(_));
         let (next, lineage) = (cursor.next, cursor.lineage);
-        this.begun.insert(vbucket);
         (cursor.next, cursor.epoch) = (next.max(message.offset + 1), cursor.epoch.max(message.epoch));
         this.received += 1;
         if message.offset < next {
             return Err(("order", format!("vbucket {vbucket}: offset {} after {next}", message.offset)));
         }
-        if is_known && this.tag.is_none() && message.offset > next {
+        if this.tag.is_none() && message.offset > next {
             let words = format!("vbucket {vbucket}: offset {} after {next}", message.offset);
             return Err(("no silent skip", words));
         }
-        if is_known {
-            self.checks.note_passed(sight, next, message.offset);
-        }
+        self.checks.note_passed(sight, next, message.offset);
         let place = Position { vbucket: VBucketId(vbucket), lineage, epoch: message.epoch, offset: message.offset };
         self.checks.show(sight, place, &message.key, &message.payload)
     }
@@ -243,11 +235,8 @@ impl World {
         if (cursor.lineage, cursor.offset) < (known.lineage, known.next) {
             return Err(("monotonic views", format!("vbucket {vbucket} went back: {cursor:?} after {known:?}")));
         }
-        let is_known = this.begun.contains(&vbucket) || !matches!(this.start, start::Start::Earliest(_));
-        if is_known {
-            let sight = Sight { reader: at, tag: this.tag, vbucket: VBucketId(vbucket) };
-            self.checks.note_passed(sight, known.next, cursor.offset);
-        }
+        let sight = Sight { reader: at, tag: this.tag, vbucket: VBucketId(vbucket) };
+        self.checks.note_passed(sight, known.next, cursor.offset);
         *known = Cursor { epoch: cursor.epoch.max(known.epoch), ..fresh };
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! Readers of what another node relays.
 
 use broky_delivery::{InterestKey, Kind, Poll, Range, RelayId, Relayed};
+use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Lineage, Offset};
+use broky_proto::v1::start::Start;
 use broky_proto::v1::{self, ErrorCode, GapReason};
 use bytes::Bytes;
 
@@ -16,8 +18,12 @@ fn pair() -> (Feed, Feed, RelayId) {
 }
 
 fn subscribe(relay: &mut Feed, pattern: &'static str) -> broky_delivery::SubscriptionId {
+    subscribe_from(relay, pattern, live())
+}
+
+fn subscribe_from(relay: &mut Feed, pattern: &'static str, start: Start) -> broky_delivery::SubscriptionId {
     let patterns = vec![Bytes::from_static(pattern.as_bytes())];
-    let start = Some(v1::Start { start: Some(live()) });
+    let start = Some(v1::Start { start: Some(start) });
     relay.delivery.open(&v1::Open { patterns, start, ..v1::Open::default() }).unwrap()
 }
 
@@ -101,6 +107,39 @@ fn reader_goes_on_where_its_node_falls_out_of_sync_and_returns() {
 }
 
 #[test]
+fn reader_of_the_earliest_is_confirmed_when_the_owner_says_where_that_is() {
+    let (mut owner, mut relay) = (Feed::new(0), Feed::new(0));
+    (0..4).for_each(|_| drop(owner.block(&["a"])));
+    owner.evict(2);
+    relay.fall_behind();
+    relay.begin_relayed(4);
+    let reader = subscribe_from(&mut relay, "*", earliest());
+    for want in relay.delivery.take_wants() {
+        let broky_delivery::Want::Begun(want, _) = want else { panic!("nothing was closed") };
+        relay.delivery.set_covered(want, broky_delivery::FeedId(0), &mut Vec::new());
+    }
+    let mut ask = |relay: &mut Feed| {
+        let (id, ranges) = relay.delivery.take_fills().pop().unwrap();
+        assert_eq!(id, reader);
+        owner.delivery.open_part(InterestKey::parse(&[Bytes::from_static(b"*")], &[]).unwrap(), &ranges).unwrap()
+    };
+    // A stream that breaks before it says anything is asked for again.
+    ask(&mut relay);
+    relay.delivery.handle_fill_end(reader, vec![VBUCKET], false, &mut Vec::new());
+    assert!(matches!(relay.delivery.poll(reader), Poll::Pending));
+    assert!(!relay.delivery.has_begun(reader));
+    let part = ask(&mut relay);
+    while let Poll::Frame(frame) = owner.delivery.poll(part) {
+        relay.delivery.handle_fill(reader, frame.slice(PREFIX_LEN..), &mut Vec::new());
+    }
+    relay.delivery.handle_fill_end(reader, vec![VBUCKET], true, &mut Vec::new());
+    let first = relay.read(reader);
+    assert!(first.confirmed.is_some() && first.gaps.is_empty());
+    assert_eq!(first.cursors[0].offset, 2);
+    assert_eq!(relay.read_all(reader), [2, 3]);
+}
+
+#[test]
 fn part_of_the_history_ends_by_itself() {
     let mut feed = Feed::new(0);
     (0..10).for_each(|_| drop(feed.block(&["a", "b"])));
@@ -143,6 +182,26 @@ fn reader_that_is_overtaken_before_notes_of_gaps_is_told_of_each_offset_once() {
             }
         }
     }
+}
+
+#[test]
+fn reader_of_history_that_is_overtaken_is_told_whatever_notes_stand_behind_of_what_was_before() {
+    let mut feed = Feed::new(0);
+    feed.open(&["*"], live(), 0);
+    feed.fall_behind();
+    feed.begin_relayed(0);
+    feed.skip_to(1);
+    feed.block_as(Kind::Hidden, &["b"]);
+    feed.block_as(Kind::Hidden, &["c"]);
+    // Whoever has seen what was relayed is told that 0 will not come, and gets behind that what the log holds.
+    feed.lose_until(1);
+    feed.delivery.set_in_sync(VBUCKET, true, &mut Vec::new());
+    feed.block_as(Kind::Relayed, &["b", "c"]);
+    let reader = feed.open(&["*"], resume(CLUSTER, 2, 1), 0);
+    feed.evict(1);
+    let gaps = feed.read(reader).gaps;
+    assert_eq!(gaps.iter().map(|gap| (gap.from, gap.to)).collect::<Vec<_>>(), [(1, 2)]);
+    assert_eq!(feed.read_all(reader), [2]);
 }
 
 #[test]
