@@ -79,6 +79,7 @@ impl Admin {
             peers_accepted: peers.accepted.load(Ordering::Relaxed),
             peers_refused: peers.refused.load(Ordering::Relaxed),
             peers_bad: peers.bad.load(Ordering::Relaxed),
+            peers_carried: peers.carried.load(Ordering::Relaxed),
             memory_max_bytes: self.memory_max_bytes,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
         })

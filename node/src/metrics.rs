@@ -17,6 +17,7 @@ pub(crate) struct Snapshot {
     pub(crate) peers_accepted: u64,
     pub(crate) peers_refused: u64,
     pub(crate) peers_bad: u64,
+    pub(crate) peers_carried: u64,
     /// Once there is a cluster to gossip in.
     pub(crate) gossip: Option<Arc<GossipStats>>,
     pub(crate) memory_max_bytes: usize,
@@ -124,6 +125,11 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
         Unit::Count,
         "Connections to the peer port that were no peer's. Rising: somebody else finds the port.",
     ),
+    (
+        "broky_peer_detours_carried_total",
+        Unit::Count,
+        "Connections carried between two nodes that do not reach each other. Rising: look at the network between nodes.",
+    ),
 ];
 
 const GAUGES: &[(&str, Unit, &str)] = &[
@@ -190,6 +196,7 @@ fn record(snapshot: &Snapshot) {
     counter!("broky_peer_connections_accepted_total").absolute(snapshot.peers_accepted);
     counter!("broky_peer_connections_refused_total").absolute(snapshot.peers_refused);
     counter!("broky_peer_connections_bad_total").absolute(snapshot.peers_bad);
+    counter!("broky_peer_detours_carried_total").absolute(snapshot.peers_carried);
     set("broky_connections_open", sum(|w| w.connections as u64));
     set("broky_delivery_subscriptions", sum(|w| w.subscriptions as u64));
     set("broky_delivery_interests", sum(|w| w.interests as u64));

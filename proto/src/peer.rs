@@ -31,6 +31,8 @@ pub enum Purpose {
     Control,
     /// Replication, forwarded pushes, relayed deliveries: served by a shard's thread.
     Data,
+    /// To another process, which `to` names: the listener carries all that follows between the two.
+    Detour,
 }
 
 /// What whoever dials says first.
@@ -38,7 +40,7 @@ pub enum Purpose {
 pub struct Hello {
     /// What the connection is for.
     pub purpose: Purpose,
-    /// The shard that dials; what the data plane makes of it is its own affair. Zero for [`Purpose::Control`].
+    /// The shard that dials; what the data plane makes of it is its own affair. Zero for others.
     pub shard: u16,
     /// The cluster the sender is in, when it is in one.
     pub cluster: Option<ClusterId>,
@@ -179,6 +181,7 @@ impl Purpose {
         match self {
             Self::Control => 1,
             Self::Data => 2,
+            Self::Detour => 3,
         }
     }
 
@@ -186,6 +189,7 @@ impl Purpose {
         match code {
             1 => Ok(Self::Control),
             2 => Ok(Self::Data),
+            3 => Ok(Self::Detour),
             code => Err(PeerError::Code(code)),
         }
     }

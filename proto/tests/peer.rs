@@ -11,7 +11,7 @@ fn member() -> impl Strategy<Value = Option<Member>> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    let purpose = prop_oneof![Just(Purpose::Control), Just(Purpose::Data)];
+    let purpose = prop_oneof![Just(Purpose::Control), Just(Purpose::Data), Just(Purpose::Detour)];
     let cluster =
         proptest::option::of(any::<[u8; 16]>().prop_filter("not zero", |id| *id != [0; 16]).prop_map(ClusterId));
     (purpose, any::<u16>(), cluster, member(), member()).prop_map(|(purpose, shard, cluster, from, to)| Hello {

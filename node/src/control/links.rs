@@ -1,6 +1,7 @@
 //! Connections of the control plane, and asking over them.
 //!
-//! Raft has connections of its own: a large map on its way to somebody must not delay a vote.
+//! Raft has connections of its own: a large map on its way to somebody must not delay a vote. Whoever does not answer is
+//! looked for by other ways ([`super::detour`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,7 @@ use thiserror::Error;
 use tonic::{Response, Status};
 
 use super::detector::{How, Suspicion};
+use super::detour::Way;
 use super::shared::{Shared, lock};
 use super::timing;
 use crate::peer::{DialError, Link, dial};
@@ -27,11 +29,9 @@ pub(super) enum Use {
     Other,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Link>>>;
-
 /// One connection per address and use. Addresses are those of the map and of `--join`; there are not many.
 #[derive(Debug, Default)]
-pub(crate) struct Links(Mutex<HashMap<(String, Use), Slot>>);
+pub(crate) struct Links(Mutex<HashMap<(String, Use), Arc<Way>>>);
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -50,27 +50,47 @@ pub(super) enum CallError {
 impl Shared {
     /// The connection to an address; dialled if there is none.
     pub(super) async fn link(self: &Arc<Self>, address: &str, how: Use) -> Result<Link, DialError> {
-        let slot = lock(&self.links.0).entry((address.to_owned(), how)).or_default().clone();
-        let mut slot = slot.lock().await;
-        if let Some(link) = slot.as_ref().filter(|link| !link.is_closed()) {
-            return Ok(link.clone());
+        let way = self.way(address, how);
+        way.note_asked();
+        if let Some(link) = way.link() {
+            return Ok(link);
         }
-        *slot = None;
-        let dialled = dial(address, &self.hello(None), timing::DIAL).await;
-        if let Err(DialError::Reply(reply)) = &dialled {
-            self.note_reply(*reply);
+        let _turn = way.dialling.lock().await;
+        if let Some(link) = way.link() {
+            return Ok(link);
         }
-        let link = dialled?;
-        *slot = Some(link.clone());
+        match dial(address, &self.hello(None), timing::DIAL).await {
+            Ok(link) => {
+                way.take_direct(link.clone());
+                self.watch(address, how, &link);
+                Ok(link)
+            }
+            Err(error) => {
+                match &error {
+                    DialError::Reply(reply) => self.note_reply(*reply),
+                    DialError::Silent(_) | DialError::Io(_) => self.seek_way(address, how),
+                    DialError::Refused | DialError::Stranger(_) | DialError::Http(_) => {}
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// How an address is reached.
+    pub(super) fn way(&self, address: &str, how: Use) -> Arc<Way> {
+        lock(&self.links.0).entry((address.to_owned(), how)).or_default().clone()
+    }
+
+    /// Notices when a new connection breaks.
+    pub(super) fn watch(self: &Arc<Self>, address: &str, how: Use, link: &Link) {
         if how == Use::Raft {
-            tokio::spawn(self.clone().watch_raft_link(address.to_owned(), link.clone()));
+            tokio::spawn(self.clone().watch_raft_link(address.to_owned(), link.ending()));
         }
-        Ok(link)
     }
 
     /// Whoever's raft connection breaks may be dead.
-    async fn watch_raft_link(self: Arc<Self>, address: String, link: Link) {
-        link.closed().await;
+    async fn watch_raft_link(self: Arc<Self>, address: String, ending: impl Future<Output = ()> + Send) {
+        ending.await;
         let map = self.map();
         let node = map.nodes().find(|(_, node)| node.addresses.peer == address);
         if let Some((id, node)) = node {
@@ -94,7 +114,23 @@ impl Shared {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let link = self.link(address, Use::Other).await?;
-        ask_over(link, deadline, call).await
+        let answer = ask_over(link.clone(), deadline, call).await;
+        self.heed(address, Use::Other, &link, answer)
+    }
+
+    /// Looks for another way to whoever did not answer. Passes the answer on.
+    pub(super) fn heed<A>(
+        self: &Arc<Self>,
+        address: &str,
+        how: Use,
+        link: &Link,
+        answer: Result<A, CallError>,
+    ) -> Result<A, CallError> {
+        if let Err(CallError::Silent(_)) = &answer {
+            self.way(address, how).leave(link);
+            self.seek_way(address, how);
+        }
+        answer
     }
 
     /// Whether a process can be reached, found out by a connection of its own.

@@ -13,6 +13,7 @@
 
 mod contact;
 mod detector;
+mod detour;
 mod founding;
 mod group;
 mod heartbeat;

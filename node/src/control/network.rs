@@ -81,9 +81,11 @@ impl Route {
             payload: postcard::to_stdvec(request).map_err(|_| Failure::Malformed)?.into(),
             has_quorum: self.has_quorum(),
         };
-        let link = self.shared.link(&self.address(), Use::Raft).await.map_err(CallError::Dial)?;
+        let address = self.address();
+        let link = self.shared.link(&address, Use::Raft).await.map_err(CallError::Dial)?;
         let call = |mut client: super::Client| async move { client.raft(request).await };
-        let response = ask_over(link, deadline, call).await?;
+        let answer = ask_over(link.clone(), deadline, call).await;
+        let response = self.shared.heed(&address, Use::Raft, &link, answer)?;
         match response.refusal() {
             pb::RaftRefusal::None => postcard::from_bytes(&response.payload).map_err(|_| Failure::Malformed),
             refusal => Err(Failure::Refused(refusal)),

@@ -148,7 +148,8 @@ impl Control for Server {
         let reach = match self.0.probe(about, &request.address).await {
             Ok(()) => pb::Reach::Ok,
             Err(error) if error.is_gone() => pb::Reach::Refused,
-            Err(DialError::Silent(_)) => pb::Reach::Silent,
+            // There may be no way to it, or its name may lead nowhere.
+            Err(DialError::Silent(_) | DialError::Io(_)) => pb::Reach::Silent,
             // Something answers; whatever it is, it is not dead.
             Err(_) => pb::Reach::Ok,
         };

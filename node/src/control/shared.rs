@@ -389,14 +389,19 @@ impl Gate for Shared {
         {
             return Reply::OtherCluster;
         }
-        if hello.to.is_some() && hello.to != self.me() {
+        let map = self.map();
+        let is_possible = match (hello.purpose, hello.to) {
+            (Purpose::Control | Purpose::Data, None) => true,
+            (Purpose::Control | Purpose::Data, to) => to == self.me(),
+            (Purpose::Detour, to) => to.is_some_and(|to| map.is_current(to)),
+        };
+        if !is_possible {
             return Reply::NotMe;
         }
         let Some(from) = hello.from.filter(|_| ours.is_some()) else {
-            // Only who is registered has anything to replicate.
-            return if hello.purpose == Purpose::Data { Reply::OtherCluster } else { Reply::Ok };
+            // Only who is registered has anything to replicate, or is anybody's business to carry for.
+            return if hello.purpose == Purpose::Control { Reply::Ok } else { Reply::OtherCluster };
         };
-        let map = self.map();
         match standing(&map, from) {
             pb::Standing::Replaced => {
                 Reply::Replaced(map.node(from.node).map(|node| node.incarnation).unwrap_or_default())
@@ -404,5 +409,11 @@ impl Gate for Shared {
             pb::Standing::Forgotten => Reply::Forgotten,
             pb::Standing::Ok | pb::Standing::NotLeader | pb::Standing::Unspecified => Reply::Ok,
         }
+    }
+
+    fn place_of(&self, member: Member) -> Option<String> {
+        let map = self.map();
+        let node = map.node(member.node).filter(|node| node.incarnation == member.incarnation)?;
+        Some(node.addresses.peer.clone())
     }
 }

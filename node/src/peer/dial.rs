@@ -72,6 +72,19 @@ impl Link {
         let _ = self.closed.clone().wait_for(|closed| *closed).await;
     }
 
+    /// Says when the connection has ended, and does not keep it.
+    pub(crate) fn ending(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut closed = self.closed.clone();
+        async move {
+            let _ = closed.wait_for(|closed| *closed).await;
+        }
+    }
+
+    /// Whether both are handles to one connection.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.closed.same_channel(&other.closed)
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.sender.is_closed() || *self.closed.borrow()
     }
@@ -93,31 +106,56 @@ impl tower_service::Service<Request<Body>> for Link {
 
 /// Connects to a peer and settles who is who, within the deadline.
 pub(crate) async fn dial(address: &str, hello: &Hello, deadline: Duration) -> Result<Link, DialError> {
-    let dialling = async {
-        let stream = greet(address, hello).await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .keep_alive_interval(KEEP_ALIVE)
-            .handshake(TokioIo::new(stream))
-            .await?;
-        let (closing, closed) = watch::channel(false);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a peer connection ended");
-            }
-            closing.send_replace(true);
-        });
-        Ok(Link { sender, closed })
-    };
+    let dialling = async { begin(greet(address, hello).await?).await };
     tokio::time::timeout(deadline, dialling).await.unwrap_or(Err(DialError::Silent(deadline)))
+}
+
+/// Connects to a peer by way of the process at `via`, which `detour` asks to carry what follows. `None` when nothing comes of
+/// it: that says nothing of whom it was to lead to.
+pub(crate) async fn dial_through(via: &str, detour: &Hello, hello: &Hello, deadline: Duration) -> Option<Link> {
+    let dialling = async {
+        let mut stream = greet(via, detour).await?;
+        greet_over(&mut stream, hello).await?;
+        begin(stream).await
+    };
+    match tokio::time::timeout(deadline, dialling).await {
+        Ok(Ok(link)) => Some(link),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, via, "no detour");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Begins HTTP/2 behind the hello.
+async fn begin(stream: TcpStream) -> Result<Link, DialError> {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .keep_alive_interval(KEEP_ALIVE)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let (closing, closed) = watch::channel(false);
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a peer connection ended");
+        }
+        closing.send_replace(true);
+    });
+    Ok(Link { sender, closed })
 }
 
 /// Connects, says hello, and reads the answer.
 pub(crate) async fn greet(address: &str, hello: &Hello) -> Result<TcpStream, DialError> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    greet_over(&mut stream, hello).await?;
+    Ok(stream)
+}
+
+async fn greet_over(stream: &mut TcpStream, hello: &Hello) -> Result<(), DialError> {
     stream.write_all(&hello.encode()).await?;
     let mut reply = [0; REPLY_BYTES];
     match stream.read_exact(&mut reply).await {
@@ -127,7 +165,7 @@ pub(crate) async fn greet(address: &str, hello: &Hello) -> Result<TcpStream, Dia
         Err(error) => return Err(error.into()),
     }
     match Reply::decode(&reply)? {
-        Reply::Ok => Ok(stream),
+        Reply::Ok => Ok(()),
         reply => Err(DialError::Reply(reply)),
     }
 }

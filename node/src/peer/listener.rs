@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use broky_proto::id::Member;
 use broky_proto::peer::{HELLO_BYTES, Hello, Purpose, Reply};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -17,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tonic::body::Body;
 use tower_service::Service;
+
+use super::carry::{CARRIED_MAX, carry};
 
 /// Time a peer has to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +40,8 @@ pub(crate) struct PeerStats {
     pub(crate) bad: AtomicU64,
     /// Connections of nodes that have no business here: another cluster's, replaced ones, ones that want somebody else.
     pub(crate) refused: AtomicU64,
+    /// Connections carried on to processes that whoever dialled does not reach.
+    pub(crate) carried: AtomicU64,
 }
 
 /// A connection of the data plane: what it said of itself, and its socket, from which nothing more was read.
@@ -46,6 +51,9 @@ pub(crate) type DataConnection = (std::net::TcpStream, Hello);
 pub(crate) trait Gate: Send + Sync + 'static {
     /// The answer to a hello.
     fn admit(&self, hello: &Hello) -> Reply;
+
+    /// Where a process of the cluster listens to its peers.
+    fn place_of(&self, member: Member) -> Option<String>;
 }
 
 /// Accepts connections of peers for ever. Those of the control plane are served by `service`.
@@ -61,6 +69,7 @@ pub(crate) async fn accept_peers<G, S>(
     S::Future: Send,
 {
     let half_open = Arc::new(Semaphore::new(HALF_OPEN_MAX));
+    let detours = Arc::new(Semaphore::new(CARRIED_MAX));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -78,12 +87,23 @@ pub(crate) async fn accept_peers<G, S>(
             continue;
         };
         let (gate, service, data, stats) = (gate.clone(), service.clone(), data.clone(), stats.clone());
+        let detours = detours.clone();
         tokio::spawn(async move {
             let greeted = greet(stream, &*gate, &stats).await;
             drop(place);
             match greeted {
-                Some((stream, hello)) if hello.purpose == Purpose::Data => hand_on(stream, hello, &data),
-                Some((stream, hello)) => serve(stream, hello, service).await,
+                Some((stream, hello)) => match hello.purpose {
+                    Purpose::Control => serve(stream, hello, service).await,
+                    Purpose::Data => hand_on(stream, hello, &data),
+                    Purpose::Detour => {
+                        let place = hello.to.and_then(|to| gate.place_of(to));
+                        // Without a way on it is closed: whoever dialled tries another.
+                        if let (Some(place), Ok(_turn)) = (place, detours.try_acquire()) {
+                            stats.carried.fetch_add(1, Ordering::Relaxed);
+                            carry(stream, &place).await;
+                        }
+                    }
+                },
                 None => {}
             }
         });

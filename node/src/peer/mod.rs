@@ -3,8 +3,9 @@
 //! One listener takes the connections of both planes. Those of the control plane are served where they are accepted, on
 //! the control thread; those of the data plane are handed on with what they said of themselves.
 
+mod carry;
 mod dial;
 mod listener;
 
-pub(crate) use dial::{DialError, Link, dial, greet};
+pub(crate) use dial::{DialError, Link, dial, dial_through, greet};
 pub(crate) use listener::{DataConnection, Gate, PeerStats, accept_peers};

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use broky_proto::id::MapVersion;
 use broky_proto::peer::{HELLO_BYTES, Hello, Purpose, REPLY_BYTES, Reply};
+use broky_proto::peer_v1 as pb;
 use broky_ring::command::{Effect, Step};
 
 use super::*;
@@ -29,6 +30,7 @@ fn only_who_belongs_is_let_in() {
     let newcomer = Member { node: NodeId(77), incarnation: Incarnation(1 << 40) };
     let hello = Hello { purpose: Purpose::Control, shard: 0, cluster: Some(cluster), from: None, to: None };
     let data = Hello { purpose: Purpose::Data, from: Some(newcomer), ..hello };
+    let detour = Hello { purpose: Purpose::Detour, from: Some(newcomer), to: Some(me), ..hello };
     for (hello, reply) in [
         (hello, Reply::Ok),
         (Hello { cluster: None, ..hello }, Reply::Ok),
@@ -41,6 +43,11 @@ fn only_who_belongs_is_let_in() {
         (Hello { from: Some(newcomer), ..hello }, Reply::Ok),
         (data, Reply::Ok),
         (Hello { from: None, ..data }, Reply::OtherCluster),
+        (Hello { to: None, ..detour }, Reply::NotMe),
+        (Hello { to: Some(old), ..detour }, Reply::NotMe),
+        (Hello { to: Some(stranger), ..detour }, Reply::NotMe),
+        (Hello { from: None, ..detour }, Reply::OtherCluster),
+        (Hello { cluster: None, from: None, ..detour }, Reply::OtherCluster),
     ] {
         assert_eq!(say(address, &hello.encode()), reply, "{hello:?}");
     }
@@ -64,6 +71,55 @@ fn data_connections_are_handed_on_with_what_they_said() {
     let mut next = [0; 14];
     taken.read_exact(&mut next).unwrap();
     assert_eq!(&next, b"PRI * HTTP/2.0");
+}
+
+#[test]
+fn detour_leads_to_whom_it_names() {
+    let (_, instances, _) = three();
+    let [near, via, far] = &instances[..] else { panic!() };
+    let hello = |purpose, to| Hello { purpose, shard: 0, cluster: near.control().cluster(), from: Some(near.me()), to };
+    let mut stream = TcpStream::connect(via.spec.address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut say = |hello: Hello| {
+        stream.write_all(&hello.encode()).unwrap();
+        let mut reply = [0; REPLY_BYTES];
+        stream.read_exact(&mut reply).unwrap();
+        Reply::decode(&reply).unwrap()
+    };
+    assert_eq!(say(hello(Purpose::Detour, Some(far.me()))), Reply::Ok);
+    // Only `far` takes this for its own.
+    assert_eq!(say(hello(Purpose::Control, Some(far.me()))), Reply::Ok);
+    assert_eq!(via.control().peers().carried.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn detour_to_nowhere_ends() {
+    let (_, mut instances, _) = three();
+    let (from, gone) = (instances[0].me(), instances[2].me());
+    instances.truncate(2);
+    let cluster = instances[1].control().cluster();
+    let hello = Hello { purpose: Purpose::Detour, shard: 0, cluster, from: Some(from), to: Some(gone) };
+    let mut stream = TcpStream::connect(instances[1].spec.address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(&hello.encode()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(Reply::decode(&answer), Ok(Reply::Ok));
+}
+
+#[test]
+fn process_to_which_there_is_no_way_is_silent() {
+    let (specs, instances, _) = three();
+    let mut nowhere = Spec::joining("nowhere", &specs[0]);
+    nowhere.config.addresses.peer = "nowhere".to_owned();
+    let nowhere = nowhere.start();
+    let member = nowhere.me();
+    until("the others know it", || instances[1].map().is_current(member).then_some(()));
+    let shared = &instances[0].control().0;
+    let others = vec![(instances[1].me(), specs[1].address.to_string())];
+    let opinions = super::super::detector::second_opinions(shared, member, "nowhere", others);
+    let opinions = instances[0].runtime.as_ref().unwrap().block_on(opinions);
+    assert_eq!(opinions, [Some(pb::Reach::Silent)]);
 }
 
 #[test]

@@ -1,0 +1,43 @@
+//! Carrying bytes between two processes that do not reach one another.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// Detours that a node is part of at a time: each takes two descriptors and a little memory.
+pub(super) const CARRIED_MAX: usize = 64;
+/// A detour on which nothing goes one of the ways for so long is over. Raft's heartbeats are far more frequent.
+const IDLE: Duration = Duration::from_secs(30);
+/// Of connecting to whom it leads to.
+const CONNECT: Duration = Duration::from_secs(1);
+const BUFFER_BYTES: usize = 16 << 10;
+
+/// Carries until one side ends, cannot be reached, or is silent for long.
+pub(super) async fn carry(mut near: TcpStream, address: &str) {
+    let carried = async {
+        let mut far = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await??;
+        far.set_nodelay(true)?;
+        let (near_reads, near_writes) = near.split();
+        let (far_reads, far_writes) = far.split();
+        tokio::select! {
+            carried = pump(near_reads, far_writes) => carried,
+            carried = pump(far_reads, near_writes) => carried,
+        }
+    };
+    if let Err(error) = carried.await {
+        tracing::debug!(%error, address, "a detour ended");
+    }
+}
+
+async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let len = tokio::time::timeout(IDLE, from.read(&mut buffer)).await??;
+        if len == 0 {
+            return Ok(());
+        }
+        to.write_all(buffer.get(..len).unwrap_or_default()).await?;
+    }
+}
