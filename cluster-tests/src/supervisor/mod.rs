@@ -7,17 +7,20 @@
 //! advertises an address of the proxy's, and the proxy is told whenever a process begins or is gone. Whoever observes uses
 //! the real addresses either way: no fault is to blind the judge.
 
+mod node;
+mod options;
 mod ports;
 mod process;
 
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
+pub use self::node::SupervisedNode;
+pub use self::options::{ClusterOptions, Network};
 pub use self::ports::Ports;
 pub use self::process::{Process, leash};
 use crate::error::HarnessError;
@@ -26,40 +29,6 @@ use crate::proxy::{Place, Proxy};
 /// Time that a node has to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
-/// How nodes and clients reach the nodes of a cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum Network {
-    /// Where they listen.
-    #[default]
-    Direct,
-    /// Through a proxy of the cluster's own ([`Supervisor::proxy`]).
-    Proxied {
-        /// What its chance comes from.
-        seed: u64,
-    },
-}
-
-/// How the nodes of a cluster are started.
-#[derive(Clone, Debug)]
-pub struct ClusterOptions {
-    /// The `broky` binary.
-    pub binary: PathBuf,
-    /// Where logs and data directories go.
-    pub directory: PathBuf,
-    /// Nodes that found it.
-    pub nodes: usize,
-    /// Whether the control log is kept on disk (`--data-dir`).
-    pub is_durable: bool,
-    /// `--vbuckets`.
-    pub vbuckets: u32,
-    /// `--memory`.
-    pub memory: String,
-    /// Whether each process notes what the control log decides, in a file beside its log.
-    pub is_audited: bool,
-    /// How they are reached.
-    pub network: Network,
-}
-
 /// A cluster's processes.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -67,28 +36,6 @@ pub struct Supervisor {
     ports: Ports,
     proxy: Option<Proxy>,
     nodes: Vec<SupervisedNode>,
-}
-
-/// A node: its addresses, which stay, and its process, which does not.
-#[derive(Debug)]
-pub struct SupervisedNode {
-    /// Its name.
-    pub name: String,
-    /// Where it listens for clients.
-    pub client: SocketAddr,
-    /// Where it listens for other nodes.
-    pub peer: SocketAddr,
-    /// Where the admin HTTP is.
-    pub admin: SocketAddr,
-    /// The address that clients and other nodes use instead, with the same ports.
-    advertised: Option<IpAddr>,
-    /// Nodes to meet at the start.
-    join: Vec<SocketAddr>,
-    /// How many have to meet for a founding. `None`: it only joins.
-    expect: Option<usize>,
-    lifetimes: u32,
-    process: Option<Process>,
-    is_paused: bool,
 }
 
 impl Supervisor {
@@ -320,74 +267,5 @@ impl Supervisor {
             return Err(HarnessError::Ended { node, status, log });
         }
         Ok(())
-    }
-}
-
-impl SupervisedNode {
-    /// Its process, while there is one.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::id)
-    }
-
-    /// Its process' resident memory.
-    #[must_use]
-    pub fn resident_bytes(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
-    }
-
-    /// Whether its process is paused.
-    #[must_use]
-    pub fn is_paused(&self) -> bool {
-        self.process.is_some() && self.is_paused
-    }
-
-    /// Whether its process runs and is not paused.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.process.is_some() && !self.is_paused
-    }
-
-    fn audit(&self, options: &ClusterOptions) -> PathBuf {
-        options.directory.join(format!("{}.{}.audit", self.name, self.lifetimes))
-    }
-
-    /// Where clients connect.
-    #[must_use]
-    pub fn client_address(&self) -> SocketAddr {
-        SocketAddr::new(self.advertised.unwrap_or(self.client.ip()), self.client.port())
-    }
-
-    /// Where other nodes connect.
-    fn peer_address(&self) -> SocketAddr {
-        SocketAddr::new(self.advertised.unwrap_or(self.peer.ip()), self.peer.port())
-    }
-
-    fn arguments(&self, options: &ClusterOptions) -> Vec<String> {
-        let join: Vec<_> = self.join.iter().map(SocketAddr::to_string).collect();
-        let mut arguments = vec!["serve".to_owned()];
-        let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
-        flag("--name", self.name.clone());
-        flag("--listen", self.client.to_string());
-        flag("--peer-listen", self.peer.to_string());
-        flag("--admin-listen", self.admin.to_string());
-        flag("--join", join.join(","));
-        flag("--vbuckets", options.vbuckets.to_string());
-        flag("--memory", options.memory.clone());
-        if let Some(advertised) = self.advertised {
-            flag("--advertise", advertised.to_string());
-        }
-        if let Some(expect) = self.expect {
-            flag("--expect", expect.to_string());
-        }
-        if options.is_audited {
-            flag("--audit", self.audit(options).display().to_string());
-        }
-        if options.is_durable {
-            flag("--data-dir", options.directory.join(format!("{}.data", self.name)).display().to_string());
-        }
-        arguments
     }
 }

@@ -1,0 +1,37 @@
+//! How a cluster is started.
+
+use std::path::PathBuf;
+
+/// How nodes and clients reach the nodes of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Network {
+    /// Where they listen.
+    #[default]
+    Direct,
+    /// Through a proxy of the cluster's own ([`Supervisor::proxy`]).
+    Proxied {
+        /// What its chance comes from.
+        seed: u64,
+    },
+}
+
+/// How the nodes of a cluster are started.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The `broky` binary.
+    pub binary: PathBuf,
+    /// Where logs and data directories go.
+    pub directory: PathBuf,
+    /// Nodes that found it.
+    pub nodes: usize,
+    /// Whether the control log is kept on disk (`--data-dir`).
+    pub is_durable: bool,
+    /// `--vbuckets`.
+    pub vbuckets: u32,
+    /// `--memory`.
+    pub memory: String,
+    /// Whether each process notes what the control log decides, in a file beside its log.
+    pub is_audited: bool,
+    /// How they are reached.
+    pub network: Network,
+}
