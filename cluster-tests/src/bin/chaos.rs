@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use broky_cluster_tests::chaos::{self, Conditions, SCENARIOS, Scenario};
-use broky_cluster_tests::supervisor::leash;
+use broky_cluster_tests::supervisor::{Host, Network, leash};
 use clap::Parser;
 
 /// Runs scenarios against clusters of real processes behind a fault proxy, and judges their histories.
@@ -114,10 +114,11 @@ fn chosen(args: &Args) -> Result<Vec<&'static Scenario>, String> {
 fn conditions(args: &Args) -> Result<Conditions, String> {
     let beside = || std::env::current_exe().ok()?.parent().map(|folder| folder.join("broky"));
     let binary = args.binary.clone().or_else(beside).filter(|binary| binary.is_file());
+    let binary = binary.ok_or("no broky binary; build it, or give --binary PATH")?;
     let folder = format!("broky-chaos-{}", std::process::id());
     let faults_for = Duration::try_from_secs_f64(args.minutes * 60.0).map_err(|error| format!("--minutes: {error}"))?;
     Ok(Conditions {
-        binary: binary.ok_or("no broky binary; build it, or give --binary PATH")?,
+        host: Host::Processes { binary, network: Network::Proxied { seed: args.seed } },
         directory: args.directory.clone().unwrap_or_else(|| {
             let memory = PathBuf::from("/dev/shm");
             let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };

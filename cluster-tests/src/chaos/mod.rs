@@ -36,6 +36,7 @@ pub use self::outcome::Outcome;
 pub use self::scenarios::SCENARIOS;
 pub use self::setup::Setup;
 use crate::error::HarnessError;
+use crate::supervisor::Host;
 
 /// A scenario's faults, under way.
 pub type Running<'a> = Pin<Box<dyn Future<Output = Result<(), HarnessError>> + 'a>>;
@@ -58,8 +59,8 @@ pub struct Scenario {
 /// Under which conditions scenarios are run.
 #[derive(Clone, Debug)]
 pub struct Conditions {
-    /// The `broky` binary.
-    pub binary: PathBuf,
+    /// What runs the nodes.
+    pub host: Host,
     /// Where logs, data and histories go.
     pub directory: PathBuf,
     /// How long faults are done.

@@ -1,19 +1,28 @@
-//! A node of a supervised cluster: where it is, how it is started, and whether it runs.
+//! A node of a supervised cluster: where it is, and whether it runs.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
-use super::options::ClusterOptions;
-use super::process::Process;
+use super::runner::Life;
+
+/// What a node is called and where it is, which stays.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) name: String,
+    pub(super) client: SocketAddr,
+    pub(super) peer: SocketAddr,
+    pub(super) admin: SocketAddr,
+    /// The address that clients and other nodes use instead, with the same ports.
+    pub(super) advertised: Option<IpAddr>,
+}
 
 /// A node: its addresses, which stay, and its process, which does not.
 #[derive(Debug)]
 pub struct SupervisedNode {
     /// Its name.
     pub name: String,
-    /// Where it listens for clients.
+    /// Where this machine reaches it as a client.
     pub client: SocketAddr,
-    /// Where it listens for other nodes.
+    /// Where this machine reaches it as another node.
     pub peer: SocketAddr,
     /// Where the admin HTTP is.
     pub admin: SocketAddr,
@@ -24,15 +33,22 @@ pub struct SupervisedNode {
     /// How many have to meet for a founding. `None`: it only joins.
     pub(super) expect: Option<usize>,
     pub(super) lifetimes: u32,
-    pub(super) process: Option<Process>,
+    pub(super) life: Option<Box<dyn Life>>,
     pub(super) is_paused: bool,
 }
 
 impl SupervisedNode {
+    /// A node that has not been started.
+    pub(super) fn new(place: Place, expect: Option<usize>) -> Self {
+        let Place { name, client, peer, admin, advertised } = place;
+        let join = Vec::new();
+        Self { name, client, peer, admin, advertised, join, expect, lifetimes: 0, life: None, is_paused: false }
+    }
+
     /// Its process, while there is one.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::id)
+        self.life.as_ref().map(|life| life.pid())
     }
 
     /// Its process' resident memory.
@@ -46,17 +62,13 @@ impl SupervisedNode {
     /// Whether its process is paused.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.process.is_some() && self.is_paused
+        self.life.is_some() && self.is_paused
     }
 
     /// Whether its process runs and is not paused.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.process.is_some() && !self.is_paused
-    }
-
-    pub(super) fn audit(&self, options: &ClusterOptions) -> PathBuf {
-        options.directory.join(format!("{}.{}.audit", self.name, self.lifetimes))
+        self.life.is_some() && !self.is_paused
     }
 
     /// Where clients connect.
@@ -68,31 +80,5 @@ impl SupervisedNode {
     /// Where other nodes connect.
     pub(super) fn peer_address(&self) -> SocketAddr {
         SocketAddr::new(self.advertised.unwrap_or(self.peer.ip()), self.peer.port())
-    }
-
-    pub(super) fn arguments(&self, options: &ClusterOptions) -> Vec<String> {
-        let join: Vec<_> = self.join.iter().map(SocketAddr::to_string).collect();
-        let mut arguments = vec!["serve".to_owned()];
-        let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
-        flag("--name", self.name.clone());
-        flag("--listen", self.client.to_string());
-        flag("--peer-listen", self.peer.to_string());
-        flag("--admin-listen", self.admin.to_string());
-        flag("--join", join.join(","));
-        flag("--vbuckets", options.vbuckets.to_string());
-        flag("--memory", options.memory.clone());
-        if let Some(advertised) = self.advertised {
-            flag("--advertise", advertised.to_string());
-        }
-        if let Some(expect) = self.expect {
-            flag("--expect", expect.to_string());
-        }
-        if options.is_audited {
-            flag("--audit", self.audit(options).display().to_string());
-        }
-        if options.is_durable {
-            flag("--data-dir", options.directory.join(format!("{}.data", self.name)).display().to_string());
-        }
-        arguments
     }
 }

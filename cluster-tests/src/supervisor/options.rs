@@ -2,13 +2,25 @@
 
 use std::path::PathBuf;
 
+/// What runs the nodes of a cluster.
+#[derive(Clone, Debug)]
+pub enum Host {
+    /// Processes on loopback.
+    Processes {
+        /// The `broky` binary.
+        binary: PathBuf,
+        /// How they are reached.
+        network: Network,
+    },
+}
+
 /// How nodes and clients reach the nodes of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Network {
     /// Where they listen.
     #[default]
     Direct,
-    /// Through a proxy of the cluster's own ([`Supervisor::proxy`]).
+    /// Through a proxy of the cluster's own ([`super::Supervisor::proxy`]).
     Proxied {
         /// What its chance comes from.
         seed: u64,
@@ -18,8 +30,8 @@ pub enum Network {
 /// How the nodes of a cluster are started.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
-    /// The `broky` binary.
-    pub binary: PathBuf,
+    /// What runs them.
+    pub host: Host,
     /// Where logs and data directories go.
     pub directory: PathBuf,
     /// Nodes that found it.
@@ -32,6 +44,4 @@ pub struct ClusterOptions {
     pub memory: String,
     /// Whether each process notes what the control log decides, in a file beside its log.
     pub is_audited: bool,
-    /// How they are reached.
-    pub network: Network,
 }
