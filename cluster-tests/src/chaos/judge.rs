@@ -20,6 +20,8 @@ pub(super) fn judge(done: Done) -> Result<Outcome, HarnessError> {
     }
     let longest = format!("p50 {}, p99 {}, max {}", show(p50), show(p99), show(max));
     verdict.figure("longest interruption by vbucket", longest);
+    verdict.figure("nodes", setup.host_words());
+    verdict.figure("pushes acknowledged", format!("{} of {}", report.counts.acks, report.counts.pushes));
     verdict.figure("faults", faults);
     verdict.figure("processes", audits);
     verdict.figure("history", history.display());

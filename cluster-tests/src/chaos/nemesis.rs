@@ -31,7 +31,7 @@ impl Log {
 
     pub(super) fn spawned(&self, node: &SupervisedNode) {
         if let Some(pid) = node.pid() {
-            self.journal.note(Event::Spawn(Spawn { node: node.name.clone(), pid: Pid(pid) }));
+            self.journal.note_at(node.since(), Event::Spawn(Spawn { node: node.name.clone(), pid: Pid(pid) }));
         }
     }
 

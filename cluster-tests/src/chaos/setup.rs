@@ -101,12 +101,20 @@ impl Setup {
         }
     }
 
+    /// What the nodes are.
+    pub(super) fn host_words(&self) -> &'static str {
+        match self.host {
+            Host::Processes { .. } => "processes behind the proxy",
+            Host::Containers { .. } => "containers of docker-compose.yml",
+        }
+    }
+
     pub(super) fn head(&self) -> Run {
         Run {
             run: format!("{}-{}-{}", self.scenario, self.seed, std::process::id()),
             scenario: self.scenario.to_owned(),
             seed: self.seed,
-            options: String::new(),
+            options: self.host_words().to_owned(),
             vbuckets: self.vbuckets,
             replicas: Some(3),
             faults: self.faults.clone(),

@@ -2,11 +2,12 @@
 //!
 //! What is alive is what this module has started and not killed: the truth that the cluster's own opinion is measured
 //! against. Each lifetime of each node has a log of its own. How a node is run is behind a seam ([`runner`]): as
-//! a process on loopback ([`processes`]).
+//! a process on loopback ([`processes`]), or as a container of `docker-compose.yml` ([`containers`]).
 //!
 //! Nodes and clients reach nodes directly, or through a [`Proxy`] that can break the links between them. Whoever observes
 //! uses the real addresses either way: no fault is to blind the judge.
 
+mod containers;
 mod node;
 mod options;
 mod ports;
@@ -18,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use self::containers::Containers;
+pub use self::containers::{Engine, NoEngine};
 pub use self::node::SupervisedNode;
 pub use self::options::{ClusterOptions, Host, Network};
 pub use self::ports::Ports;
@@ -25,6 +28,7 @@ pub use self::process::leash;
 use self::processes::Processes;
 use self::runner::{Files, Order, Runner};
 use crate::error::HarnessError;
+use crate::journal::now;
 use crate::proxy::Proxy;
 
 /// Time that a node has to end after SIGTERM.
@@ -62,6 +66,7 @@ impl Supervisor {
         std::fs::create_dir_all(&options.directory).map_err(HarnessError::io("make the log directory"))?;
         let runner: Box<dyn Runner> = match options.host.clone() {
             Host::Processes { binary, network } => Box::new(Processes::new(binary, network, options.clone())),
+            Host::Containers { engine, binary } => Box::new(Containers::new(engine, &binary, &options)?),
         };
         let mut supervisor = Self { runner, nodes: Vec::new(), lifetimes: Vec::new(), options };
         let founders = supervisor.options.nodes;
@@ -109,6 +114,7 @@ impl Supervisor {
         self.lifetimes.push(Lifetime { pid: life.pid(), audit });
         let node = self.node_mut(at)?;
         node.life = Some(life);
+        node.since = now();
         node.is_paused = false;
         Ok(())
     }

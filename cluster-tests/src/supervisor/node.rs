@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::runner::Life;
+use crate::history::Nanos;
+use crate::journal::now;
 
 /// What a node is called and where it is, which stays.
 #[derive(Clone, Debug)]
@@ -35,6 +37,7 @@ pub struct SupervisedNode {
     pub(super) lifetimes: u32,
     pub(super) life: Option<Box<dyn Life>>,
     pub(super) is_paused: bool,
+    pub(super) since: Nanos,
 }
 
 impl SupervisedNode {
@@ -42,13 +45,31 @@ impl SupervisedNode {
     pub(super) fn new(place: Place, expect: Option<usize>) -> Self {
         let Place { name, client, peer, admin, advertised } = place;
         let join = Vec::new();
-        Self { name, client, peer, admin, advertised, join, expect, lifetimes: 0, life: None, is_paused: false }
+        Self {
+            name,
+            client,
+            peer,
+            admin,
+            advertised,
+            join,
+            expect,
+            lifetimes: 0,
+            life: None,
+            is_paused: false,
+            since: now(),
+        }
     }
 
     /// Its process, while there is one.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.life.as_ref().map(|life| life.pid())
+    }
+
+    /// When its last process was there, which may be a second before the last of several that are started one by one.
+    #[must_use]
+    pub fn since(&self) -> Nanos {
+        self.since
     }
 
     /// Its process' resident memory.

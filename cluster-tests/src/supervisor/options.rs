@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::containers::Engine;
+
 /// What runs the nodes of a cluster.
 #[derive(Clone, Debug)]
 pub enum Host {
@@ -11,6 +13,13 @@ pub enum Host {
         binary: PathBuf,
         /// How they are reached.
         network: Network,
+    },
+    /// The containers of `docker-compose.yml`.
+    Containers {
+        /// Who runs containers.
+        engine: Engine,
+        /// A static `broky` within `target/static`, which is all that the image's build sees.
+        binary: PathBuf,
     },
 }
 
@@ -36,7 +45,7 @@ pub struct ClusterOptions {
     pub directory: PathBuf,
     /// Nodes that found it.
     pub nodes: usize,
-    /// Whether the control log is kept on disk (`--data-dir`).
+    /// Whether the control log is kept on disk (`--data-dir`). That of a container always is.
     pub is_durable: bool,
     /// `--vbuckets`.
     pub vbuckets: u32,
