@@ -6,10 +6,10 @@
 //! and [`ledger`] decides whether what a subscriber got is what was pushed. Nothing waits for a time: [`wait`] waits for
 //! conditions.
 //!
-//! The `failover` binary measures real processes: [`supervisor`] starts, kills and pauses them, [`observer`] asks them for
-//! the cluster map, [`workload`] pushes and remembers what became of each message, [`reader`] reads it back, [`spans`] and
-//! [`audit`] compare the two, and [`scenario`] puts these together and ends in a [`verdict`]. Links between such processes
-//! can be broken by a [`proxy`] through which all of them pass.
+//! The `failover` binary measures real processes: [`supervisor`] starts, kills and pauses them, or containers in their place,
+//! [`observer`] asks them for the cluster map, [`workload`] pushes and remembers what became of each message, [`reader`] reads
+//! it back, [`spans`] and [`audit`] compare the two, and [`scenario`] puts these together and ends in a [`verdict`]. Links
+//! between such processes can be broken by a [`proxy`] through which all of them pass.
 //!
 //! All of that needs the feature `processes`, which is on by default; what follows does not.
 //!

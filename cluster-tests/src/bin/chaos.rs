@@ -1,21 +1,25 @@
 //! Hurts clusters of real processes and judges what everybody saw: `chaos --scenario bounce --minutes 2`. Exit code 0 only
-//! if every invariant held in every run, and every run did what it was meant to.
+//! if every invariant held in every run, and every run did what it was meant to; with `--containers` also if there is no
+//! Docker engine, which it says.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use broky_cluster_tests::chaos::{self, Conditions, SCENARIOS, Scenario};
-use broky_cluster_tests::supervisor::leash;
+use broky_cluster_tests::chaos::{self, Conditions, FOR_CONTAINERS, SCENARIOS, Scenario};
+use broky_cluster_tests::supervisor::{Engine, Host, Network, leash};
 use clap::Parser;
 
-/// Runs scenarios against clusters of real processes behind a fault proxy, and judges their histories.
+/// Runs scenarios against clusters of real processes behind a fault proxy, or of containers, and judges their histories.
 #[derive(Debug, Parser)]
 #[command(name = "chaos", max_term_width = 110)]
 struct Args {
     /// What to run; may be given more than once.
     #[arg(long, value_name = "NAME")]
     scenario: Vec<String>,
+    /// Do it to the containers of docker-compose.yml, with Docker, in a project of its own that is removed again.
+    #[arg(long)]
+    containers: bool,
     /// Run every scenario.
     #[arg(long)]
     all: bool,
@@ -31,7 +35,8 @@ struct Args {
     /// Tell how long things took, and judge only what was lost or wrong: for machines that others use too.
     #[arg(long)]
     untimed: bool,
-    /// The `broky` binary. Default: the one beside this.
+    /// The `broky` binary. Default: the one beside this. For containers one within target/static, which scripts/build-static
+    /// --dev makes by default.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// Where logs and histories go. Default: /dev/shm, as a disk that is busy with them slows down everything else, or the
@@ -63,15 +68,29 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<bool, String> {
     if args.list {
-        SCENARIOS.iter().for_each(|scenario| println!("{:>2} {:<10} {}", scenario.rank, scenario.name, scenario.about));
+        known(args).iter().for_each(|scenario| {
+            println!("{:>2} {:<10} {}", scenario.rank, scenario.name, scenario.about);
+        });
         return Ok(true);
     }
-    let conditions = conditions(args)?;
+    let scenarios = chosen(args)?;
+    let host = if args.containers {
+        match Engine::find() {
+            Ok(engine) => Host::Containers { engine, binary: static_binary(args)? },
+            Err(lack) => {
+                println!("skipped: {lack}");
+                return Ok(true);
+            }
+        }
+    } else {
+        Host::Processes { binary: binary(args)?, network: Network::Proxied { seed: args.seed } }
+    };
+    let conditions = conditions(args, host)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
     let mut outcomes = Vec::new();
     let mut is_passed = true;
-    for scenario in chosen(args)? {
+    for scenario in scenarios {
         eprintln!("{}: {}", scenario.name, scenario.about);
         match runtime.block_on(chaos::run(scenario, &conditions)) {
             Ok(outcome) => {
@@ -97,27 +116,50 @@ fn run(args: &Args) -> Result<bool, String> {
     Ok(is_passed)
 }
 
+/// What there is to choose from.
+fn known(args: &Args) -> &'static [Scenario] {
+    if args.containers { FOR_CONTAINERS } else { SCENARIOS }
+}
+
 fn chosen(args: &Args) -> Result<Vec<&'static Scenario>, String> {
     if args.all {
-        return Ok(SCENARIOS.iter().collect());
+        return Ok(known(args).iter().collect());
     }
     if args.scenario.is_empty() {
         return Err("give --scenario NAME, --all or --list".to_owned());
     }
     let find = |name: &String| {
-        let found = SCENARIOS.iter().find(|scenario| scenario.name == name);
-        found.ok_or_else(|| format!("there is no scenario {name:?}; --list names them"))
+        let found = known(args).iter().find(|scenario| scenario.name == name);
+        let list = if args.containers { "--containers --list" } else { "--list" };
+        found.ok_or_else(|| format!("there is no scenario {name:?}; {list} names them"))
     };
     args.scenario.iter().map(find).collect()
 }
 
-fn conditions(args: &Args) -> Result<Conditions, String> {
+fn binary(args: &Args) -> Result<PathBuf, String> {
     let beside = || std::env::current_exe().ok()?.parent().map(|folder| folder.join("broky"));
     let binary = args.binary.clone().or_else(beside).filter(|binary| binary.is_file());
+    binary.ok_or_else(|| "no broky binary; build it, or give --binary PATH".to_owned())
+}
+
+fn static_binary(args: &Args) -> Result<PathBuf, String> {
+    if let Some(binary) = &args.binary {
+        return Ok(binary.clone());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
+    let built = Command::new(root.join("scripts/build-static")).arg("--dev").stderr(Stdio::inherit()).output();
+    let built = built.map_err(|error| format!("scripts/build-static: {error}"))?;
+    if !built.status.success() {
+        return Err("scripts/build-static failed".to_owned());
+    }
+    Ok(root.join(String::from_utf8_lossy(&built.stdout).trim()))
+}
+
+fn conditions(args: &Args, host: Host) -> Result<Conditions, String> {
     let folder = format!("broky-chaos-{}", std::process::id());
     let faults_for = Duration::try_from_secs_f64(args.minutes * 60.0).map_err(|error| format!("--minutes: {error}"))?;
     Ok(Conditions {
-        binary: binary.ok_or("no broky binary; build it, or give --binary PATH")?,
+        host,
         directory: args.directory.clone().unwrap_or_else(|| {
             let memory = PathBuf::from("/dev/shm");
             let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };

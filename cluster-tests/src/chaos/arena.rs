@@ -18,7 +18,7 @@ use crate::error::HarnessError;
 use crate::history::{End, Event, Heal};
 use crate::journal::Folder;
 use crate::observer::{is_full, is_settled, newest_map, raft_leader, until_map};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Lifetime, Supervisor};
 use crate::verdict::Verdict;
 use crate::workload::Since;
 
@@ -54,7 +54,7 @@ pub(super) struct Done {
     pub(super) verdict: Verdict,
     pub(super) history: PathBuf,
     pub(super) folder: Folder,
-    pub(super) nodes: PathBuf,
+    pub(super) lifetimes: Vec<Lifetime>,
     pub(super) spans: Vec<Duration>,
     pub(super) faults: u64,
 }
@@ -219,9 +219,9 @@ impl Arena {
         self.log.journal.note(Event::End(End {}));
         self.log.journal.flush();
         let folder = self.crowd.folder().clone();
-        let (history, nodes) = (folder.path().to_owned(), self.cluster.directory().to_owned());
+        let (history, lifetimes) = (folder.path().to_owned(), self.cluster.lifetimes().to_vec());
         let faults = self.log.installed();
-        Ok(Done { setup: self.setup, verdict: self.verdict, history, folder, nodes, spans, faults })
+        Ok(Done { setup: self.setup, verdict: self.verdict, history, folder, lifetimes, spans, faults })
     }
 }
 

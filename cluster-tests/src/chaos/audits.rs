@@ -11,20 +11,20 @@ use broky_ring::map::MapDiff;
 use crate::error::HarnessError;
 use crate::history::{Event, IncarnationStart, Meta, Nanos, Pid};
 use crate::journal::{Folder, Journal};
+use crate::supervisor::Lifetime;
 
-/// Adds every audit in the folder of the nodes to the history. Gives how many there were.
-pub(super) fn add(nodes: &Path, folder: &Folder) -> Result<usize, HarnessError> {
-    let entries = std::fs::read_dir(nodes).map_err(HarnessError::io("read the folder of the nodes"))?;
-    let mut audits: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    audits.retain(|path| path.extension().is_some_and(|extension| extension == "audit"));
-    audits.sort_unstable();
-    for path in &audits {
-        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+/// Adds the audits of all processes to the history. Gives how many there were.
+pub(super) fn add(lifetimes: &[Lifetime], folder: &Folder) -> Result<usize, HarnessError> {
+    let mut count = 0;
+    // One that was killed at once has none.
+    for lifetime in lifetimes.iter().filter(|lifetime| lifetime.audit.exists()) {
+        let name = lifetime.audit.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let journal = folder.journal(&format!("audit-{name}"))?;
-        convert(path, &journal)?;
+        convert(lifetime, &journal)?;
         journal.flush();
+        count += 1;
     }
-    Ok(audits.len())
+    Ok(count)
 }
 
 /// What the cluster calls the process whose audit this is, once it is registered.
@@ -38,9 +38,10 @@ pub(super) fn registered(path: &Path) -> Option<Member> {
     members.last()
 }
 
-fn convert(path: &Path, journal: &Journal) -> Result<(), HarnessError> {
+fn convert(lifetime: &Lifetime, journal: &Journal) -> Result<(), HarnessError> {
+    let path = &lifetime.audit;
     let file = File::open(path).map_err(HarnessError::io(format!("read {}", path.display())))?;
-    let mut whose = Whose::default();
+    let mut whose = Whose { pid: lifetime.pid, node: String::new(), cluster: None, registered: None };
     let mut lines = BufReader::new(file).lines().peekable();
     while let Some(line) = lines.next() {
         let line = line.map_err(HarnessError::io(format!("read {}", path.display())))?;
@@ -56,9 +57,9 @@ fn convert(path: &Path, journal: &Journal) -> Result<(), HarnessError> {
 }
 
 /// Whose audit it is.
-#[derive(Default)]
 struct Whose {
     node: String,
+    /// As whoever started it knows: in a container it counts otherwise itself.
     pid: u32,
     cluster: Option<String>,
     registered: Option<(Nanos, Member)>,
@@ -68,7 +69,7 @@ impl Whose {
     fn take(&mut self, record: AuditRecord, journal: &Journal) {
         let at = Nanos(record.t_ns);
         match record.event {
-            AuditEvent::Process { node, pid } => (self.node, self.pid) = (node, pid),
+            AuditEvent::Process { node, pid: _ } => self.node = node,
             AuditEvent::Registered(member) => self.registered = Some((at, member)),
             AuditEvent::Map(diff) => {
                 self.cluster = Some(diff.cluster.to_string());

@@ -9,8 +9,8 @@ use crate::spans::percentile;
 use crate::verdict::show;
 
 pub(super) fn judge(done: Done) -> Result<Outcome, HarnessError> {
-    let Done { setup, mut verdict, history, folder, nodes, spans, faults } = done;
-    let audits = audits::add(&nodes, &folder)?;
+    let Done { setup, mut verdict, history, folder, lifetimes, spans, faults } = done;
+    let audits = audits::add(&lifetimes, &folder)?;
     let report = check_files(std::slice::from_ref(&history), setup.bounds.clone());
     let report = report.map_err(|error| HarnessError::answer(format!("judge {}", history.display()), error))?;
     verdict.rule("the history's invariants", report.verdict.name(), report.verdict == Judged::Passed);
@@ -20,6 +20,8 @@ pub(super) fn judge(done: Done) -> Result<Outcome, HarnessError> {
     }
     let longest = format!("p50 {}, p99 {}, max {}", show(p50), show(p99), show(max));
     verdict.figure("longest interruption by vbucket", longest);
+    verdict.figure("nodes", setup.host_words());
+    verdict.figure("pushes acknowledged", format!("{} of {}", report.counts.acks, report.counts.pushes));
     verdict.figure("faults", faults);
     verdict.figure("processes", audits);
     verdict.figure("history", history.display());

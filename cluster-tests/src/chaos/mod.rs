@@ -11,6 +11,9 @@
 //! do to a cluster is what [`Arena`] offers; each of these is written down as a fault, so that a run in which one never
 //! happened is known to prove nothing.
 //!
+//! Some scenarios can be done to the containers of `docker-compose.yml` as well ([`FOR_CONTAINERS`]), on the network that
+//! Docker gives them: there a node is killed, paused and cut off as a whole. All else is the same.
+//!
 //! The numbers of the scenarios are those of the project's ranked list.
 
 mod arena;
@@ -33,9 +36,10 @@ use std::time::Duration;
 pub use self::arena::Arena;
 pub use self::disk::Damage;
 pub use self::outcome::Outcome;
-pub use self::scenarios::SCENARIOS;
+pub use self::scenarios::{FOR_CONTAINERS, SCENARIOS};
 pub use self::setup::Setup;
 use crate::error::HarnessError;
+use crate::supervisor::Host;
 
 /// A scenario's faults, under way.
 pub type Running<'a> = Pin<Box<dyn Future<Output = Result<(), HarnessError>> + 'a>>;
@@ -58,8 +62,8 @@ pub struct Scenario {
 /// Under which conditions scenarios are run.
 #[derive(Clone, Debug)]
 pub struct Conditions {
-    /// The `broky` binary.
-    pub binary: PathBuf,
+    /// What runs the nodes.
+    pub host: Host,
     /// Where logs, data and histories go.
     pub directory: PathBuf,
     /// How long faults are done.

@@ -31,7 +31,7 @@ impl Log {
 
     pub(super) fn spawned(&self, node: &SupervisedNode) {
         if let Some(pid) = node.pid() {
-            self.journal.note(Event::Spawn(Spawn { node: node.name.clone(), pid: Pid(pid) }));
+            self.journal.note_at(node.since(), Event::Spawn(Spawn { node: node.name.clone(), pid: Pid(pid) }));
         }
     }
 
@@ -183,7 +183,7 @@ impl Arena {
 
     /// Ends whatever lasts: the dead are started, the paused go on, the network is whole.
     pub(super) fn mend_everything(&mut self) -> Result<(), HarnessError> {
-        self.mend_network();
+        self.mend_network()?;
         for at in 0..self.cluster.nodes().len() {
             let node = self.cluster.node(at)?;
             if node.is_paused() {

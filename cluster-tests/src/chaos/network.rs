@@ -1,6 +1,7 @@
 //! What a scenario does to the network between nodes. Clients reach every node that runs.
 
 use super::arena::Arena;
+use crate::error::HarnessError;
 use crate::proxy::{Faults, Party};
 
 impl Arena {
@@ -19,10 +20,14 @@ impl Arena {
     }
 
     /// Cuts a node off from all others.
-    pub fn isolate(&mut self, at: usize) {
-        for other in (0..self.cluster.nodes().len()).filter(|other| *other != at) {
-            self.sever(at, other);
-        }
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn isolate(&mut self, at: usize) -> Result<(), HarnessError> {
+        let target = format!("{} and all others", self.cluster.node(at)?.name);
+        self.log.begin("cut", target.clone());
+        self.lasting.insert(("cut", target));
+        self.cluster.isolate(at)
     }
 
     /// From now on this is wrong with every link between two nodes. `kind` is what the fault is called.
@@ -46,10 +51,14 @@ impl Arena {
     }
 
     /// The network is whole again.
-    pub fn mend_network(&mut self) {
-        self.cluster.proxy().iter().for_each(|proxy| proxy.heal());
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub fn mend_network(&mut self) -> Result<(), HarnessError> {
+        self.cluster.mend()?;
         for (kind, target) in std::mem::take(&mut self.lasting) {
             self.log.end(kind, target);
         }
+        Ok(())
     }
 }

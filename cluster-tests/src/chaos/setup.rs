@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Conditions, Scenario};
 use crate::check::CheckOptions;
 use crate::history::{Expectations, Run};
-use crate::supervisor::{ClusterOptions, Network};
+use crate::supervisor::{ClusterOptions, Host};
 
 /// See the module. A scenario changes what it needs otherwise.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ pub struct Setup {
     pub(super) is_timed: bool,
     pub(super) scenario: &'static str,
     pub(super) seed: u64,
-    pub(super) binary: PathBuf,
+    pub(super) host: Host,
     pub(super) directory: PathBuf,
 }
 
@@ -79,7 +79,7 @@ impl Setup {
             is_timed: conditions.is_timed,
             scenario: scenario.name,
             seed: conditions.seed,
-            binary: conditions.binary.clone(),
+            host: conditions.host.clone(),
             directory: conditions.directory.join(scenario.name),
         }
     }
@@ -91,14 +91,21 @@ impl Setup {
 
     pub(super) fn cluster(&self) -> ClusterOptions {
         ClusterOptions {
-            binary: self.binary.clone(),
+            host: self.host.clone(),
             directory: self.directory.join("nodes"),
             nodes: self.nodes,
             is_durable: self.is_durable,
             vbuckets: self.vbuckets,
             memory: self.memory.clone(),
             is_audited: true,
-            network: Network::Proxied { seed: self.seed },
+        }
+    }
+
+    /// What the nodes are.
+    pub(super) fn host_words(&self) -> &'static str {
+        match self.host {
+            Host::Processes { .. } => "processes behind the proxy",
+            Host::Containers { .. } => "containers of docker-compose.yml",
         }
     }
 
@@ -107,7 +114,7 @@ impl Setup {
             run: format!("{}-{}-{}", self.scenario, self.seed, std::process::id()),
             scenario: self.scenario.to_owned(),
             seed: self.seed,
-            options: String::new(),
+            options: self.host_words().to_owned(),
             vbuckets: self.vbuckets,
             replicas: Some(3),
             faults: self.faults.clone(),

@@ -23,7 +23,7 @@ use rand::{Rng as _, SeedableRng as _};
 use self::total::Left;
 use crate::error::HarnessError;
 use crate::spans::{longest, percentile};
-use crate::supervisor::{ClusterOptions, Network, Supervisor};
+use crate::supervisor::{ClusterOptions, Host, Network, Supervisor};
 use crate::verdict::{Verdict, show};
 use crate::workload::{Since, Workload, WorkloadOptions, key_of};
 
@@ -125,14 +125,13 @@ impl Plan {
     #[must_use]
     pub fn cluster(&self, nodes: usize) -> ClusterOptions {
         ClusterOptions {
-            binary: self.binary.clone(),
+            host: Host::Processes { binary: self.binary.clone(), network: Network::Direct },
             directory: self.directory.clone(),
             nodes,
             is_durable: false,
             vbuckets: self.vbuckets,
             memory: "1GiB".to_owned(),
             is_audited: false,
-            network: Network::Direct,
         }
     }
 

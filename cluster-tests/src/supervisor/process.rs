@@ -10,18 +10,18 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
+use super::runner::{Life, Order};
+use crate::error::HarnessError;
+
 /// The first argument that makes the harness a leash.
 const LEASH: &str = "--leash";
-/// How often it is looked whether a process has ended.
-const PERIOD: Duration = Duration::from_millis(2);
 
 /// A running process.
 #[derive(Debug)]
-pub struct Process {
+pub(super) struct Process {
     child: Child,
 }
 
@@ -30,58 +30,49 @@ impl Process {
     ///
     /// # Errors
     /// When it cannot be started. That `binary` is missing shows only as an early end.
-    pub fn start(binary: &Path, arguments: &[String], log: File) -> io::Result<Self> {
+    pub(super) fn start(binary: &Path, arguments: &[String], log: File) -> io::Result<Self> {
         // Not by its name, under which there may be a newer harness by now.
         let mut command = Command::new("/proc/self/exe");
         command.arg(LEASH).arg(std::process::id().to_string()).arg(binary).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(Self { child: command.spawn()? })
     }
+}
 
-    /// Its pid.
-    #[must_use]
-    pub fn id(&self) -> u32 {
+impl Life for Process {
+    fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends a signal; to a process that has ended, nothing.
-    pub fn signal(&self, signal: Signal) {
+    fn order(&mut self, order: Order) -> Result<(), HarnessError> {
+        let signal = match order {
+            Order::Kill => Signal::KILL,
+            Order::Terminate => Signal::TERM,
+            Order::Pause => Signal::STOP,
+            Order::Resume => Signal::CONT,
+        };
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
             // Until it is waited for, the pid is nobody else's.
             let _ = kill_process(pid, signal);
         }
+        Ok(())
     }
 
-    /// Kills it as `kill -9` does, and waits until it is gone.
-    pub fn kill(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Asks it to end, as SIGTERM does, and waits for that. `None` when it takes longer than `limit`.
-    pub async fn terminate(&mut self, limit: Duration) -> Option<ExitStatus> {
-        self.signal(Signal::TERM);
-        let deadline = Instant::now() + limit;
-        while Instant::now() < deadline {
-            if let Some(status) = self.ended() {
-                return Some(status);
-            }
-            tokio::time::sleep(PERIOD).await;
-        }
-        None
-    }
-
-    /// How it ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
+    }
+
+    fn wait(&mut self) -> Result<(), HarnessError> {
+        self.child.wait().map(|_| ()).map_err(HarnessError::io("wait for the end of a process"))
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.kill();
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -28,7 +28,7 @@ async fn run(arena: &mut Arena) -> Result<(), HarnessError> {
         }
         arena.pass_some(Duration::from_millis(100), Duration::from_millis(290)).await;
         arena.kill(at)?;
-        arena.mend_network();
+        arena.mend_network()?;
         arena.pass_some(Duration::from_millis(0), Duration::from_secs(2)).await;
         arena.start(at)?;
         arena.until_full(Duration::from_secs(60)).await?;

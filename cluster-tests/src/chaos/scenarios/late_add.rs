@@ -31,7 +31,7 @@ async fn run(arena: &mut Arena) -> Result<(), HarnessError> {
         arena.pass_some(Duration::from_millis(100), Duration::from_millis(700)).await;
         arena.kill(follower)?;
         arena.start(follower)?;
-        arena.mend_network();
+        arena.mend_network()?;
         arena.pass_some(Duration::from_millis(0), Duration::from_millis(300)).await;
         arena.kill(leader)?;
         arena.start(leader)?;

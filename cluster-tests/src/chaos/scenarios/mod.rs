@@ -40,3 +40,8 @@ pub const SCENARIOS: &[Scenario] = &[
     memory::SCENARIO,
     disk::SCENARIO,
 ];
+
+/// Those that can be done to the containers of `docker-compose.yml` as well: there are three, whose links cannot be broken
+/// one by one, and whose disks are Docker's.
+pub const FOR_CONTAINERS: &[Scenario] =
+    &[bounce::SCENARIO, pause::SCENARIO, partition::SCENARIO, total::SCENARIO, rolling::SCENARIO];

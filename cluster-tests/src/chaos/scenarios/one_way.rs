@@ -29,7 +29,7 @@ async fn run(arena: &mut Arena) -> Result<(), HarnessError> {
             if turn % 2 == 0 { arena.cut(at, other) } else { arena.cut(other, at) }
         }
         arena.pass_some(Duration::from_secs(8), Duration::from_secs(12)).await;
-        arena.mend_network();
+        arena.mend_network()?;
         arena.until_full(Duration::from_secs(60)).await?;
         arena.pass_some(Duration::from_secs(2), Duration::from_secs(4)).await;
         turn += 1;

@@ -34,7 +34,7 @@ async fn run(arena: &mut Arena) -> Result<(), HarnessError> {
         }
         let time = Duration::from_secs(60).min(arena.setup.faults_for / 3);
         arena.pass(time).await;
-        arena.mend_network();
+        arena.mend_network()?;
         arena.until_full(Duration::from_secs(60)).await?;
         arena.pass_some(Duration::from_secs(3), Duration::from_secs(5)).await;
         turn += 1;

@@ -22,10 +22,10 @@ async fn run(arena: &mut Arena) -> Result<(), HarnessError> {
     let (mut turn, mut healed) = (0, Vec::new());
     while arena.goes_on()? {
         let at = if turn % 2 == 0 { arena.busiest().await? } else { arena.raft_leader().await };
-        arena.isolate(at);
+        arena.isolate(at)?;
         let time = Duration::from_secs(30).min(arena.setup.faults_for / 4);
         arena.pass(time).await;
-        arena.mend_network();
+        arena.mend_network()?;
         healed.push(arena.until_full(Duration::from_secs(60)).await?);
         arena.pass_some(Duration::from_secs(3), Duration::from_secs(6)).await;
         turn += 1;
