@@ -19,6 +19,10 @@ use crate::poll::wanted_pieces;
 use crate::subscription::{Position, SubscriptionId};
 use crate::view::{Kind, View};
 
+pub(crate) fn vbucket_of(gap: &v1::Gap) -> VBucketId {
+    u16::try_from(gap.vbucket).map(VBucketId).unwrap_or_default()
+}
+
 impl Delivery {
     /// Evicts the oldest block of a feed; hands it to `on_evicted` so that its owner can account for it. What is relayed or
     /// a note of a gap is [`Kind::Relayed`].
@@ -57,9 +61,13 @@ impl Delivery {
             }
         }
         for (index, skip) in overtaken {
-            let history = self.subscriptions.get(index).and_then(|it| it.resuming.as_deref()?.history_at(feed, oldest));
+            let resuming = self.subscriptions.get(index).and_then(|it| it.resuming.as_deref());
+            let history = resuming.and_then(|resuming| Some((resuming, resuming.history_at(feed, oldest)?)));
             let from = match history {
-                Some(since) => self.starts_of(Some(since), |_| true),
+                // History is not read by what was seen: a note of what lies before all of it may stand behind.
+                Some((resuming, since)) => {
+                    self.starts_of(Some(since), |gap| Offset(gap.to) > resuming.start_of(vbucket_of(gap)))
+                }
                 None => shared.get_or_insert_with(|| self.starts_of(None, |_| true)).clone(),
             };
             let from = if skip > 0 { self.after_part(index, feed, oldest, skip, &from) } else { from };

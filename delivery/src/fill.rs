@@ -84,6 +84,11 @@ impl Filling {
         Some(from)
     }
 
+    fn is_unheard(&self, vbuckets: &[VBucketId]) -> bool {
+        let range = |vbucket| self.lacking.get(vbucket);
+        vbuckets.iter().filter_map(range).any(|range| range.from.is_none())
+    }
+
     /// Takes what a stream says of where it begins, before any of it is sent. That comes first in each.
     fn hear_begin(&mut self, delivery: &Bytes) {
         if self.is_unconfirmed()
@@ -174,7 +179,7 @@ impl Delivery {
         let Some(filling) = self.subscription_mut(id).and_then(|subscription| subscription.filling.as_mut()) else {
             return;
         };
-        // A stream that said nothing is asked for again at once: the confirmation waits for its answer.
+        // A stream that said nothing is asked for again before what others gave is sent: the confirmation waits for it.
         let mut unheard = Vec::new();
         if filling.is_unconfirmed() {
             vbuckets.retain(|vbucket| match filling.lacking.get(vbucket) {
@@ -185,7 +190,9 @@ impl Delivery {
                 Some(_) | None => true,
             });
         }
-        filling.queue.push_back(Queued::End(vbuckets, is_whole));
+        if !vbuckets.is_empty() {
+            filling.queue.push_back(Queued::End(vbuckets, is_whole));
+        }
         if !unheard.is_empty() {
             self.news.fills.push((id, unheard));
         }
@@ -197,8 +204,13 @@ impl Delivery {
     #[must_use]
     pub fn fill_backlog(&self, id: SubscriptionId, vbuckets: &[VBucketId]) -> Option<usize> {
         let filling = self.subscription(id)?.filling.as_ref()?;
-        let is_unheard = |vbucket| filling.lacking.get(vbucket).is_some_and(|range| range.from.is_none());
-        Some(if vbuckets.iter().any(is_unheard) { 0 } else { filling.queue.len() })
+        Some(if filling.is_unheard(vbuckets) { 0 } else { filling.queue.len() })
+    }
+
+    /// Whether a subscription is not confirmed for want of where these vbuckets begin.
+    #[must_use]
+    pub fn is_fill_unheard(&self, id: SubscriptionId, vbuckets: &[VBucketId]) -> bool {
+        self.subscription(id).and_then(|it| it.filling.as_ref()).is_some_and(|filling| filling.is_unheard(vbuckets))
     }
 
     pub(crate) fn poll_fill(&mut self, id: SubscriptionId) -> Filled {

@@ -140,7 +140,7 @@ impl Delivery {
     }
 
     fn begin(&mut self, id: SubscriptionId, open: &v1::Open) -> Result<(), Refusal> {
-        let begin = match open.start.as_ref().and_then(|start| start.start.as_ref()) {
+        let mut begin = match open.start.as_ref().and_then(|start| start.start.as_ref()) {
             None | Some(Start::Live(_)) => self.begin_live(),
             Some(Start::Earliest(_)) => self.begin_earliest(),
             Some(Start::Resume(resume)) => self.begin_resume(resume)?,
@@ -152,6 +152,13 @@ impl Delivery {
         let elsewhere: Vec<_> =
             begin.elsewhere.into_iter().filter(|(vbucket, _)| self.may_want(interest, *vbucket)).collect();
         let filling = Filling::new(&elsewhere, &begin.from);
+        // What another node gives is nothing that the feeds could withhold.
+        for (vbucket, range) in &elsewhere {
+            let resuming = begin.resuming.as_mut();
+            if let Some(from) = resuming.and_then(|resuming| resuming.from.get_mut(usize::from(vbucket.0))) {
+                *from = range.to.max(*from);
+            }
+        }
         let is_told = filling.as_ref().is_none_or(|filling| !filling.is_unconfirmed());
         let confirmation = is_told.then(|| self.confirmation(interest, gaps, &begin.from));
         if let Some(subscription) = self.subscription_mut(id) {

@@ -12,6 +12,7 @@ use broky_proto::wire::{Fields, stored_messages};
 use bytes::Bytes;
 
 use crate::delivery::Delivery;
+use crate::evict::vbucket_of;
 use crate::feed::{Block, BlockSeq, FeedId};
 use crate::fill::Filled;
 use crate::interest::Interest;
@@ -328,9 +329,8 @@ impl Delivery {
             Some(resuming) => from.max(resuming.start_of(vbucket)),
             None => from,
         };
-        // A note about what lies before all that is wanted may stand behind it: history is not read by what was seen.
         let is_wanted = |gap: &v1::Gap| {
-            let vbucket = u16::try_from(gap.vbucket).map(VBucketId).unwrap_or_default();
+            let vbucket = vbucket_of(gap);
             Offset(gap.to) > from.get(usize::from(vbucket.0)).map_or(Offset::ZERO, |from| begin(vbucket, *from))
         };
         let history = resuming.and_then(|resuming| resuming.history_at(feed, self.oldest(feed)));

@@ -86,6 +86,13 @@ impl Shard {
         }
     }
 
+    /// Whether a subscription waits to be confirmed for what this history begins with.
+    #[must_use]
+    pub fn is_history_unheard(&self, name: HistoryId) -> bool {
+        let open = self.histories.open.get(&name);
+        open.is_some_and(|(id, vbuckets)| self.delivery.is_fill_unheard(*id, vbuckets))
+    }
+
     /// Deliveries of history that the subscription of this one has not been sent yet; `None` when nobody waits for it any more.
     #[must_use]
     pub fn history_backlog(&self, name: HistoryId) -> Option<usize> {

@@ -41,7 +41,8 @@ impl Shard {
         let Some((start, end)) = self.delivery.bounds(vbucket) else { return };
         if lineage < log.lineage() {
             self.lose_until(vbucket, lineage_base(log.lineage()), GapReason::Lost, out);
-        } else if seen < start {
+        }
+        if seen.max(lineage_base(log.lineage())) < start {
             self.lose_until(vbucket, start, GapReason::Evicted, out);
         }
         let (_, _, mut from) = self.delivery.seen(vbucket);

@@ -197,11 +197,17 @@ fn reader_of_history_that_is_overtaken_is_told_whatever_notes_stand_behind_of_wh
     feed.lose_until(1);
     feed.delivery.set_in_sync(VBUCKET, true, &mut Vec::new());
     feed.block_as(Kind::Relayed, &["b", "c"]);
-    let reader = feed.open(&["*"], resume(CLUSTER, 2, 1), 0);
+    let gaps = |told: v1::Delivery| told.gaps.iter().map(|gap| (gap.from, gap.to)).collect::<Vec<_>>();
+    let (first, second) = (resume(CLUSTER, 2, 1), resume(CLUSTER, 2, 1));
+    let (overtaken, ahead) = (feed.open(&["*"], first, 0), feed.open(&["*"], second, 0));
+    assert_eq!(feed.read(ahead).messages[0].offset, 1);
     feed.evict(1);
-    let gaps = feed.read(reader).gaps;
-    assert_eq!(gaps.iter().map(|gap| (gap.from, gap.to)).collect::<Vec<_>>(), [(1, 2)]);
-    assert_eq!(feed.read_all(reader), [2]);
+    assert_eq!(gaps(feed.read(overtaken)), [(1, 2)]);
+    feed.evict(1);
+    // Not of what it has got.
+    assert_eq!(gaps(feed.read(ahead)), [(2, 3)]);
+    assert_eq!(gaps(feed.read(overtaken)), [(2, 3)]);
+    assert_eq!((feed.read_all(overtaken), feed.read_all(ahead)), (vec![], vec![]));
 }
 
 #[test]

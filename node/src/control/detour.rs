@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use broky_proto::id::Member;
 use broky_proto::peer::{Hello, Purpose};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::links::Use;
 use super::shared::{Shared, lock};
 use super::timing;
-use crate::peer::{Link, dial, dial_through};
+use crate::peer::{DialError, Ending, Link, dial, dial_through};
 
 /// Processes that are asked to carry at a time.
 const VIAS_MAX: usize = 8;
@@ -33,13 +33,11 @@ const UNWANTED: Duration = Duration::from_secs(10);
 /// How an address is reached, for one use.
 #[derive(Debug, Default)]
 pub(super) struct Way {
-    found: Mutex<Option<Found>>,
+    found: watch::Sender<Option<Found>>,
     asked: Mutex<Option<Instant>>,
     /// Held while the address is dialled because somebody needs it.
     pub(super) dialling: tokio::sync::Mutex<()>,
     is_sought: AtomicBool,
-    /// Wakes the search.
-    lost: Notify,
 }
 
 #[derive(Debug)]
@@ -48,23 +46,44 @@ struct Found {
     is_detour: bool,
 }
 
+fn usable(found: &Option<Found>) -> Option<Link> {
+    found.as_ref().filter(|found| !found.link.is_closed()).map(|found| found.link.clone())
+}
+
 impl Way {
     /// The connection in use.
     pub(super) fn link(&self) -> Option<Link> {
-        let found = lock(&self.found);
-        found.as_ref().filter(|found| !found.link.is_closed()).map(|found| found.link.clone())
+        usable(&self.found.borrow())
+    }
+
+    /// Waits for one.
+    pub(super) async fn found(&self) -> Link {
+        let mut found = self.found.subscribe();
+        loop {
+            if let Some(link) = usable(&found.borrow_and_update()) {
+                return link;
+            }
+            // The sender lives as long as `self`.
+            let _ = found.changed().await;
+        }
     }
 
     /// Uses a direct connection from now on.
     pub(super) fn take_direct(&self, link: Link) {
-        *lock(&self.found) = Some(Found { link, is_detour: false });
+        self.found.send_replace(Some(Found { link, is_detour: false }));
     }
 
     /// Uses a connection no more on which there was no answer, if it is a detour. A direct one may be all there is.
     pub(super) fn leave(&self, link: &Link) {
-        if lock(&self.found).take_if(|found| found.is_detour && found.link.is_same(link)).is_some() {
-            self.lost.notify_one();
-        }
+        self.give_up(|found| found.is_detour && link.ending().is_of(&found.link));
+    }
+
+    fn give_up(&self, is_meant: impl Fn(&Found) -> bool) {
+        self.found.send_if_modified(|found| found.take_if(|found| is_meant(found)).is_some());
+    }
+
+    pub(super) fn is_in_use(&self, ending: &Ending) -> bool {
+        self.found.borrow().as_ref().is_some_and(|found| ending.is_of(&found.link))
     }
 
     pub(super) fn note_asked(&self) {
@@ -76,7 +95,20 @@ impl Way {
     }
 
     fn has_detour(&self) -> bool {
-        lock(&self.found).as_ref().is_some_and(|found| found.is_detour && !found.link.is_closed())
+        self.found.borrow().as_ref().is_some_and(|found| found.is_detour && !found.link.is_closed())
+    }
+
+    /// Waits until the detour in use is one no more.
+    async fn detour_lost(&self) {
+        let mut found = self.found.subscribe();
+        loop {
+            let detour = found.borrow_and_update().as_ref().filter(|found| found.is_detour).map(|it| it.link.ending());
+            let Some(mut detour) = detour else { return };
+            tokio::select! {
+                () = detour.reached() => return,
+                _ = found.changed() => {}
+            }
+        }
     }
 }
 
@@ -88,8 +120,8 @@ impl Shared {
             let (shared, address) = (self.clone(), address.to_owned());
             tokio::spawn(async move {
                 shared.find_way(&address, how, &way).await;
-                // Nobody needs it any more, or it is a direct one.
-                lock(&way.found).take_if(|found| found.is_detour);
+                // Nobody needs it any more, or there is a direct one.
+                way.give_up(|found| found.is_detour);
                 way.is_sought.store(false, Ordering::Relaxed);
             });
         }
@@ -109,12 +141,7 @@ impl Shared {
                     direct = &mut direct => break direct,
                     found = &mut detour, if is_open => {
                         is_open = false;
-                        if let Some(link) = found {
-                            tracing::info!(node = %to.node, ?how, "reached by a detour");
-                            self.watch(address, how, &link);
-                            *lock(&way.found) = Some(Found { link, is_detour: true });
-                            self.beat.notify_one();
-                        }
+                        self.take_detour(address, how, way, found);
                     }
                 }
             };
@@ -123,30 +150,47 @@ impl Shared {
                     self.watch(address, how, &link);
                     return way.take_direct(link);
                 }
-                Err(error) if error.is_gone() => {
-                    // Whoever needs it dials and finds out.
-                    *lock(&way.found) = None;
-                    return;
+                // Whoever needs it dials and finds out.
+                Err(error) if error.is_gone() && !way.has_detour() => return way.give_up(|_| true),
+                Err(error) => {
+                    if let DialError::Reply(reply) = error {
+                        self.note_reply(reply);
+                    }
+                    // That there is no way at all is known at once; a detour takes longer.
+                    if is_open {
+                        let found = detour.await;
+                        self.take_detour(address, how, way, found);
+                    }
                 }
-                Err(_) => {}
             }
             round += 1;
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
-                () = way.lost.notified() => pause = PAUSE,
+                () = way.detour_lost(), if way.has_detour() => pause = PAUSE,
             }
+        }
+    }
+
+    fn take_detour(self: &Arc<Self>, address: &str, how: Use, way: &Way, found: Option<Link>) {
+        if let Some(link) = found {
+            tracing::info!(address, ?how, "reached by a detour");
+            self.watch(address, how, &link);
+            way.found.send_replace(Some(Found { link, is_detour: true }));
+            self.beat.notify_one();
         }
     }
 
     /// The first connection to a member that comes about by way of others.
     async fn dial_around(&self, to: Member, hello: &Hello, round: usize) -> Option<Link> {
+        // Whoever answers slowly may well take a connection at once.
+        tokio::time::sleep(timing::HEAD_START / 2).await;
         let (map, me) = (self.map(), self.me()?);
         let alive = map.nodes().filter_map(|(id, node)| Some((map.alive(id)?, node.addresses.peer.clone())));
         let others: Vec<String> =
             alive.filter(|(member, _)| ![me, to].contains(member)).map(|(_, address)| address).collect();
         let detour = Hello { purpose: Purpose::Detour, to: Some(to), ..*hello };
         let mut dialling = JoinSet::new();
-        let first = (round * VIAS_MAX).checked_rem(others.len()).unwrap_or_default();
+        let first = (me.node.0 as usize + round * VIAS_MAX).checked_rem(others.len()).unwrap_or_default();
         for via in others.iter().cycle().skip(first).take(others.len().min(VIAS_MAX)) {
             let (via, hello) = (via.clone(), *hello);
             dialling.spawn(async move { dial_through(&via, &detour, &hello, timing::PROBE).await });

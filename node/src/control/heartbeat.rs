@@ -63,14 +63,16 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
     let mut seen: Option<Seen> = None;
     let mut last = Instant::now();
     while shared.ended.borrow().is_none() {
-        let link = match (&seen, shared.group().and_then(|group| group.leader())) {
-            (Some(seen), Some((raft, peer))) if seen.raft == raft => shared.link(&peer.address, Use::Other).await.ok(),
+        let mut link = match (&seen, shared.group().and_then(|group| group.leader())) {
+            (Some(seen), Some((raft, peer))) if seen.raft == raft => {
+                shared.link(&peer.address, Use::Other).await.ok().map(|link| link.ending())
+            }
             _ => None,
         };
         let is_broken = tokio::select! {
             _ = ticks.tick() => false,
             () = shared.beat.notified() => false,
-            () = async { match &link { Some(link) => link.closed().await, None => std::future::pending().await } } => true,
+            () = async { match &mut link { Some(link) => link.reached().await, None => std::future::pending().await } } => true,
         };
         let was_paused = last.elapsed() > timing::PAUSED + timing::HEARTBEAT;
         last = Instant::now();

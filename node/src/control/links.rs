@@ -48,32 +48,44 @@ pub(super) enum CallError {
 }
 
 impl Shared {
-    /// The connection to an address; dialled if there is none.
+    /// The connection to an address; dialled if there is none. While that takes long, others are asked for a way.
     pub(super) async fn link(self: &Arc<Self>, address: &str, how: Use) -> Result<Link, DialError> {
         let way = self.way(address, how);
         way.note_asked();
         if let Some(link) = way.link() {
             return Ok(link);
         }
+        tokio::select! {
+            link = way.found() => Ok(link),
+            dialled = self.dial_once(address, how, &way) => dialled,
+        }
+    }
+
+    async fn dial_once(self: &Arc<Self>, address: &str, how: Use, way: &Way) -> Result<Link, DialError> {
         let _turn = way.dialling.lock().await;
         if let Some(link) = way.link() {
             return Ok(link);
         }
-        match dial(address, &self.hello(None), timing::DIAL).await {
+        let hello = self.hello(None);
+        let mut dialling = std::pin::pin!(dial(address, &hello, timing::DIAL));
+        // Whoever asks may not wait for the end of it.
+        let dialled = match tokio::time::timeout(timing::HEAD_START, &mut dialling).await {
+            Ok(dialled) => dialled,
+            Err(_) => {
+                self.seek_way(address, how);
+                dialling.await
+            }
+        };
+        match &dialled {
             Ok(link) => {
                 way.take_direct(link.clone());
-                self.watch(address, how, &link);
-                Ok(link)
+                self.watch(address, how, link);
             }
-            Err(error) => {
-                match &error {
-                    DialError::Reply(reply) => self.note_reply(*reply),
-                    DialError::Silent(_) | DialError::Io(_) => self.seek_way(address, how),
-                    DialError::Refused | DialError::Stranger(_) | DialError::Http(_) => {}
-                }
-                Err(error)
-            }
+            Err(DialError::Reply(reply)) => self.note_reply(*reply),
+            Err(DialError::Silent(_) | DialError::Io(_)) => self.seek_way(address, how),
+            Err(DialError::Refused | DialError::Stranger(_) | DialError::Http(_)) => {}
         }
+        dialled
     }
 
     /// How an address is reached.
@@ -84,13 +96,20 @@ impl Shared {
     /// Notices when a new connection breaks.
     pub(super) fn watch(self: &Arc<Self>, address: &str, how: Use, link: &Link) {
         if how == Use::Raft {
-            tokio::spawn(self.clone().watch_raft_link(address.to_owned(), link.ending()));
+            let (shared, way, address) = (self.clone(), self.way(address, how), address.to_owned());
+            let mut ending = link.ending();
+            tokio::spawn(async move {
+                ending.reached().await;
+                // One that was given up for another says nothing.
+                if way.is_in_use(&ending) {
+                    shared.suspect(&address);
+                }
+            });
         }
     }
 
     /// Whoever's raft connection breaks may be dead.
-    async fn watch_raft_link(self: Arc<Self>, address: String, ending: impl Future<Output = ()> + Send) {
-        ending.await;
+    fn suspect(self: Arc<Self>, address: &str) {
         let map = self.map();
         let node = map.nodes().find(|(_, node)| node.addresses.peer == address);
         if let Some((id, node)) = node {
@@ -127,7 +146,9 @@ impl Shared {
         answer: Result<A, CallError>,
     ) -> Result<A, CallError> {
         if let Err(CallError::Silent(_)) = &answer {
-            self.way(address, how).leave(link);
+            let way = self.way(address, how);
+            way.note_asked();
+            way.leave(link);
             self.seek_way(address, how);
         }
         answer

@@ -67,6 +67,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 }
 
 impl Route {
+    /// Asks within the deadline, which is before raft's own: what raft drops half way is not heeded.
     async fn send<Q: Serialize, A: DeserializeOwned>(
         &self,
         kind: pb::RaftKind,
@@ -123,7 +124,7 @@ impl RaftNetwork<TypeConfig> for Route {
     ) -> Result<AppendEntriesResponse<RaftId>, RPCError<RaftId, Peer, RaftError<RaftId>>> {
         let asked = Instant::now();
         let sent: Result<AppendEntriesResponse<RaftId>, _> =
-            self.send(pb::RaftKind::Append, &rpc, option.hard_ttl()).await;
+            self.send(pb::RaftKind::Append, &rpc, option.soft_ttl()).await;
         let does_follow = match &sent {
             Ok(AppendEntriesResponse::HigherVote(_)) | Err(_) => false,
             Ok(
@@ -144,7 +145,7 @@ impl RaftNetwork<TypeConfig> for Route {
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<RaftId>, RPCError<RaftId, Peer, RaftError<RaftId, InstallSnapshotError>>> {
         let sent: Result<Result<_, InstallSnapshotError>, _> =
-            self.send(pb::RaftKind::Snapshot, &rpc, option.hard_ttl()).await;
+            self.send(pb::RaftKind::Snapshot, &rpc, option.soft_ttl()).await;
         match sent {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(RPCError::RemoteError(RemoteError::new(self.to, RaftError::APIError(error)))),
@@ -157,7 +158,7 @@ impl RaftNetwork<TypeConfig> for Route {
         rpc: VoteRequest<RaftId>,
         option: RPCOption,
     ) -> Result<VoteResponse<RaftId>, RPCError<RaftId, Peer, RaftError<RaftId>>> {
-        let sent = self.send(pb::RaftKind::Vote, &rpc, option.hard_ttl()).await;
+        let sent = self.send(pb::RaftKind::Vote, &rpc, option.soft_ttl()).await;
         sent.map_err(|failure| rpc_error(&failure))
     }
 

@@ -148,8 +148,10 @@ impl Control for Server {
         let reach = match self.0.probe(about, &request.address).await {
             Ok(()) => pb::Reach::Ok,
             Err(error) if error.is_gone() => pb::Reach::Refused,
-            // There may be no way to it, or its name may lead nowhere.
-            Err(DialError::Silent(_) | DialError::Io(_)) => pb::Reach::Silent,
+            Err(DialError::Silent(_)) => pb::Reach::Silent,
+            // There may be no way to it, or its name may lead nowhere. Or this process can open nothing at all.
+            Err(DialError::Io(_)) if self.0.hears(about) => pb::Reach::Ok,
+            Err(DialError::Io(_)) => pb::Reach::Silent,
             // Something answers; whatever it is, it is not dead.
             Err(_) => pb::Reach::Ok,
         };

@@ -274,6 +274,14 @@ impl Shared {
         Some((Member { node: id, incarnation: node.incarnation }, node.addresses.peer.clone()))
     }
 
+    /// Whether a member is the raft leader, and was heard as that a moment ago.
+    pub(super) fn hears(&self, member: Member) -> bool {
+        let Some(group) = self.group() else { return false };
+        let leader = group.leader().and_then(|(_, peer)| self.node_called(&peer.name));
+        let is_fresh = group.leaderless().is_some_and(|time| time < timing::RAFT_HEARTBEAT * 2);
+        is_fresh && leader.is_some_and(|(leader, _)| leader == member)
+    }
+
     /// Makes `map` the current one if it is newer.
     pub(super) fn publish(&self, map: &Arc<ClusterMap>) {
         let is_newer = self.map.send_if_modified(|current| {

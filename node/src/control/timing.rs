@@ -17,6 +17,8 @@ pub(crate) const ELECTION_STAGGER: Duration = Duration::from_millis(50);
 pub(crate) const CALL: Duration = Duration::from_millis(1000);
 /// Of dialling a peer.
 pub(crate) const DIAL: Duration = Duration::from_millis(1000);
+/// Of an attempt to connect, before others are asked for a way.
+pub(crate) const HEAD_START: Duration = Duration::from_millis(100);
 /// Of finding out whether a process can be reached.
 pub(crate) const PROBE: Duration = Duration::from_millis(300);
 /// Of an entry of the control log, from proposal to answer.

@@ -1,6 +1,7 @@
 //! Carrying bytes between two processes that do not reach one another.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -10,15 +11,16 @@ use tokio::net::TcpStream;
 pub(super) const CARRIED_MAX: usize = 64;
 /// A detour on which nothing goes one of the ways for so long is over. Raft's heartbeats are far more frequent.
 const IDLE: Duration = Duration::from_secs(30);
-/// Of connecting to whom it leads to.
-const CONNECT: Duration = Duration::from_secs(1);
+/// Of connecting to whom it leads to. Whoever asked waits no longer.
+const CONNECT: Duration = Duration::from_millis(300);
 const BUFFER_BYTES: usize = 16 << 10;
 
-/// Carries until one side ends, cannot be reached, or is silent for long.
-pub(super) async fn carry(mut near: TcpStream, address: &str) {
+/// Carries until one side ends, cannot be reached, or takes or gives nothing for long. Counts those that come about.
+pub(super) async fn carry(mut near: TcpStream, address: &str, count: &AtomicU64) {
     let carried = async {
         let mut far = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await??;
         far.set_nodelay(true)?;
+        count.fetch_add(1, Ordering::Relaxed);
         let (near_reads, near_writes) = near.split();
         let (far_reads, far_writes) = far.split();
         tokio::select! {
@@ -38,6 +40,6 @@ async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin)
         if len == 0 {
             return Ok(());
         }
-        to.write_all(buffer.get(..len).unwrap_or_default()).await?;
+        tokio::time::timeout(IDLE, to.write_all(buffer.get(..len).unwrap_or_default())).await??;
     }
 }

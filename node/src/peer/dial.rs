@@ -66,27 +66,28 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Waits until the connection has ended, however that came.
-    pub(crate) async fn closed(&self) {
-        // The sender is gone when the connection is.
-        let _ = self.closed.clone().wait_for(|closed| *closed).await;
-    }
-
-    /// Says when the connection has ended, and does not keep it.
-    pub(crate) fn ending(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut closed = self.closed.clone();
-        async move {
-            let _ = closed.wait_for(|closed| *closed).await;
-        }
-    }
-
-    /// Whether both are handles to one connection.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.closed.same_channel(&other.closed)
+    /// The end of the connection, which this does not keep.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending(self.closed.clone())
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.sender.is_closed() || *self.closed.borrow()
+    }
+}
+
+/// See [`Link::ending`].
+#[derive(Clone, Debug)]
+pub(crate) struct Ending(watch::Receiver<bool>);
+
+impl Ending {
+    /// Waits until the connection has ended.
+    pub(crate) async fn reached(&mut self) {
+        let _ = self.0.wait_for(|closed| *closed).await;
+    }
+
+    pub(crate) fn is_of(&self, link: &Link) -> bool {
+        self.0.same_channel(&link.closed)
     }
 }
 

@@ -91,20 +91,17 @@ pub(crate) async fn accept_peers<G, S>(
         tokio::spawn(async move {
             let greeted = greet(stream, &*gate, &stats).await;
             drop(place);
-            match greeted {
-                Some((stream, hello)) => match hello.purpose {
-                    Purpose::Control => serve(stream, hello, service).await,
-                    Purpose::Data => hand_on(stream, hello, &data),
-                    Purpose::Detour => {
-                        let place = hello.to.and_then(|to| gate.place_of(to));
-                        // Without a way on it is closed: whoever dialled tries another.
-                        if let (Some(place), Ok(_turn)) = (place, detours.try_acquire()) {
-                            stats.carried.fetch_add(1, Ordering::Relaxed);
-                            carry(stream, &place).await;
-                        }
+            let Some((stream, hello)) = greeted else { return };
+            match hello.purpose {
+                Purpose::Control => serve(stream, hello, service).await,
+                Purpose::Data => hand_on(stream, hello, &data),
+                Purpose::Detour => {
+                    let place = hello.to.and_then(|to| gate.place_of(to));
+                    // Without a way on it is closed: whoever dialled tries another.
+                    if let (Some(place), Ok(_turn)) = (place, detours.try_acquire()) {
+                        carry(stream, &place, &stats.carried).await;
                     }
-                },
-                None => {}
+                }
             }
         });
     }

@@ -7,5 +7,5 @@ mod carry;
 mod dial;
 mod listener;
 
-pub(crate) use dial::{DialError, Link, dial, dial_through, greet};
+pub(crate) use dial::{DialError, Ending, Link, dial, dial_through, greet};
 pub(crate) use listener::{DataConnection, Gate, PeerStats, accept_peers};

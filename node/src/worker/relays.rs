@@ -26,6 +26,8 @@ const BACKLOG_MAX: usize = 2;
 /// Streams of history that a worker has open at the same time. Raised, many subscriptions that are resumed at once begin
 /// sooner, and take more memory.
 const HISTORIES_MAX: usize = 128;
+/// Streams beyond those that are open just for where history begins: a subscription is not confirmed before.
+const BEGINNINGS_MAX: usize = 32;
 /// Time a subscriber may take nothing before its stream is given up. It is opened again when the subscriber goes on.
 const STALLED: Duration = Duration::from_secs(5);
 
@@ -41,6 +43,7 @@ pub(super) struct Relays {
     room: Notify,
     /// Streams of history that may still be opened.
     histories: Semaphore,
+    beginnings: Semaphore,
 }
 
 impl Default for Relays {
@@ -52,6 +55,7 @@ impl Default for Relays {
             wakers: RefCell::default(),
             room: Notify::new(),
             histories: Semaphore::new(HISTORIES_MAX),
+            beginnings: Semaphore::new(BEGINNINGS_MAX),
         }
     }
 }
@@ -144,9 +148,14 @@ impl Worker {
         self.act(|shard, out| shard.handle_history_end(name, is_whole, out));
     }
 
+    /// Whether all of it came.
     async fn take_history(&self, name: HistoryId, member: Member, request: Bytes) -> bool {
-        // It is never closed.
-        let Ok(_permit) = self.relays.histories.acquire().await else { return false };
+        let Relays { histories, beginnings, .. } = &self.relays;
+        // Slow readers may hold all there are. Nobody is left unconfirmed for that: the rest is asked for later.
+        let is_beginning = histories.available_permits() == 0 && self.shard.borrow().is_history_unheard(name);
+        // None is ever closed.
+        let permit = if is_beginning { beginnings.acquire().await } else { histories.acquire().await };
+        let (Ok(_permit), Some(_)) = (permit, self.shard.borrow().history_backlog(name)) else { return false };
         let Some(address) = self.peer_address(member) else { return false };
         let queue = FrameQueue::default();
         queue.push(request.into());
@@ -176,6 +185,9 @@ impl Worker {
                 Some(Ok(message)) if message.is_empty() => return true,
                 Some(Ok(message)) => self.act(|shard, out| shard.handle_history(name, message, out)),
                 Some(Err(_)) | None => return false,
+            }
+            if is_beginning {
+                return false;
             }
         }
     }
