@@ -126,6 +126,17 @@ impl Heard {
         self.0.iter().filter(|(_, life)| is_back(life)).map(|(member, _)| *member).collect()
     }
 
+    /// When there may be something new: somebody's silence may have lasted for long enough, or who is fenced was heard.
+    fn next_look(&self, me: Member, now: Instant) -> Instant {
+        let soon = now + timing::WATCH;
+        if self.0.values().any(|life| life.fenced.is_some()) {
+            return soon;
+        }
+        let others = self.0.iter().filter(|(member, _)| **member != me);
+        let silent = others.map(|(_, life)| life.heard + timing::SILENCE).min().unwrap_or(soon);
+        silent.clamp(soon, now + timing::HEARTBEAT)
+    }
+
     /// Those who have been fenced for so long.
     fn lost(&self, map: &ClusterMap, after: Duration, now: Instant) -> Vec<Member> {
         let is_fenced = |member: &Member| map.node(member.node).is_some_and(|node| node.liveness == Liveness::Fenced);
@@ -179,7 +190,8 @@ pub(super) async fn keep_watch(shared: Arc<Shared>, group: Arc<Group>) {
         watch_once(&shared, &group, &map, me, now).await;
         // What took long by itself is no sign of a pause.
         last = Instant::now();
-        tokio::time::sleep(timing::WATCH).await;
+        let next = lock(&shared.heard).next_look(me, last);
+        tokio::time::sleep_until(next).await;
     }
 }
 
@@ -348,6 +360,22 @@ mod tests {
         assert!(heard.silent(&map, me, elected).is_empty());
         heard.antedate(old, elected - timing::SILENCE * 2);
         assert_eq!(heard.silent(&map, me, elected), [old]);
+    }
+
+    #[tokio::test]
+    async fn next_look_is_when_the_first_may_be_silent_and_soon_when_somebody_is_fenced() {
+        let (mut heard, start) = (Heard::default(), Instant::now());
+        let late = start + timing::HEARTBEAT;
+        heard.note(member(1), start);
+        heard.note(member(2), late);
+        // This process itself, of which nothing is heard.
+        heard.note(member(3), start - timing::SILENCE);
+        assert_eq!(heard.next_look(member(3), late), late + timing::HEARTBEAT);
+        let nearly = start + timing::SILENCE - timing::WATCH * 2;
+        assert_eq!(heard.next_look(member(3), nearly), start + timing::SILENCE);
+        assert_eq!(heard.next_look(member(3), start + timing::SILENCE), start + timing::SILENCE + timing::WATCH);
+        heard.0.get_mut(&member(2)).unwrap().fenced = Some(late);
+        assert_eq!(heard.next_look(member(3), late), late + timing::WATCH);
     }
 
     #[tokio::test]

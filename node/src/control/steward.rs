@@ -91,8 +91,8 @@ impl Steward {
     fn next_change(&mut self) -> Option<Change> {
         let metrics = self.group.metrics();
         let membership = metrics.membership_config.membership();
-        let (wanted, map) =
-            self.group.replicated.with(|machine: &Machine| (machine.peers(), machine.state().map().clone()));
+        let wanted = self.group.replicated.with(Machine::peers);
+        let map = self.group.replicated.map().borrow().clone();
         let unregistered: BTreeSet<RaftId> =
             membership.nodes().map(|(id, _)| *id).filter(|id| !wanted.contains_key(id)).collect();
         self.unregistered.retain(|id, _| unregistered.contains(id));
