@@ -118,8 +118,9 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
     }
 }
 
-/// Sends one heartbeat and heeds the answer.
-async fn beat(shared: &Arc<Shared>, group: &Group, me: Member, leader: &Peer) -> Result<(), CallError> {
+/// Sends one heartbeat and heeds the answer. An error that says that the leader is gone may also come of another process
+/// answering in its place, one that was started at once.
+pub(super) async fn beat(shared: &Arc<Shared>, group: &Group, me: Member, leader: &Peer) -> Result<(), CallError> {
     let sent = Instant::now();
     let unreachable = lock(&shared.unreachable).clone();
     let reported = |which: How| {
@@ -135,6 +136,13 @@ async fn beat(shared: &Arc<Shared>, group: &Group, me: Member, leader: &Peer) ->
     };
     let call = |mut client: super::Client| async move { client.heartbeat(request).await };
     let response = shared.ask(&leader.address, timing::HEARTBEAT, call).await?;
+    if response.standing() == pb::Standing::NotLeader
+        && let Some((member, address)) = shared.node_called(&leader.name)
+        && let Err(error) = shared.probe(member, &address).await
+        && error.is_gone()
+    {
+        return Err(error.into());
+    }
     if let Some(age) = response.quorum_age_ms {
         group.note_answer(sent, age, MapVersion(response.map_version));
     }

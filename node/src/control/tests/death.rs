@@ -2,6 +2,8 @@
 
 use broky_ring::command::Effect;
 
+use super::super::links::CallError;
+
 use super::*;
 
 #[test]
@@ -38,6 +40,23 @@ fn killed_raft_leader_is_replaced_and_fenced_before_raft_itself_would_notice() {
         let raft = timing::RAFT_ELECTION_MAX + timing::RAFT_ELECTION_MIN;
         assert!(killed.elapsed() < raft, "{:?}", killed.elapsed());
     }
+}
+
+#[test]
+fn process_that_was_started_in_the_raft_leaders_place_is_not_taken_for_it() {
+    let (specs, mut instances, first) = three();
+    let follower = instances.remove((first + 1) % 3);
+    let shared = &follower.control().0;
+    let group = shared.group().unwrap();
+    let (_, leader) = group.leader().unwrap();
+    drop(instances);
+    // It knows nobody, and answers at once.
+    let mut spec = specs[first].clone();
+    spec.config.join = vec![free_address().to_string()];
+    let _stranger = spec.start();
+    let beat = super::super::heartbeat::beat(shared, &group, follower.me(), &leader);
+    let answer = follower.runtime.as_ref().unwrap().block_on(beat);
+    assert!(matches!(&answer, Err(CallError::Dial(error)) if error.is_gone()), "{answer:?}");
 }
 
 #[test]
