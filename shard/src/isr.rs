@@ -6,7 +6,9 @@
 //! follower joins when it holds everything committed, all that the leader began with, and what is known of producers.
 //!
 //! A leader never proposes an ISR below `min_isr`. Were it to do so it would stand alone and freeze, although the others
-//! may well reach one another: it offers to resign instead, and whoever has died is fenced by the control plane.
+//! may well reach one another: it offers to resign instead, and whoever has died is fenced by the control plane. A leader
+//! that the control plane left alone, because it did not hear the others for a while, makes way for one of these when they
+//! are back and it does not reach them: who left while nothing was committed still holds everything.
 
 use std::time::Duration;
 
@@ -193,6 +195,7 @@ impl Shard {
         let may_enter = |member: &Member| !self.barred.contains(&member.node) && !leaving.contains(member);
         let candidates: Vec<(SessionId, Member)> =
             sessions.iter().copied().filter(|(id, member)| live(id) && may_enter(member)).collect();
+        let is_alone = self.is_cut_off(vbucket, leaving);
         let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else { return };
         let high_watermark = replica.log().high_watermark();
         let Some(leader) = replica.leader_mut() else { return };
@@ -217,7 +220,7 @@ impl Shard {
         let isr = leader.isr();
         let leaves: Vec<Member> = isr.members.iter().copied().filter(|member| leaving.contains(member)).collect();
         let left = isr.members.len() + joins.len() - leaves.len();
-        if !leaves.is_empty() && left < isr.min {
+        if left < isr.min && (!leaves.is_empty() || is_alone) {
             // The rest has its turn when these are decided.
             if is_again && out.resign.len() < BATCH_MAX {
                 out.resign.push((vbucket, leader.epoch()));
@@ -225,6 +228,14 @@ impl Shard {
             return;
         }
         out.isr_changes.extend(leader.propose(&joins, &leaves).map(|proposal| change(vbucket, proposal)));
+    }
+
+    /// Whether nobody is on the way into a vbucket's ISR here, and somebody lives who may lead it, and whom this process does not
+    /// reach.
+    fn is_cut_off(&self, vbucket: VBucketId, leaving: &[Member]) -> bool {
+        let Some(place) = self.places.get(usize::from(vbucket.0)) else { return false };
+        let may_lead = |member: &Member| leaving.contains(member) && !self.barred.contains(&member.node);
+        place.eligible.iter().any(may_lead) && !self.sessions.values().any(|it| it.stage(vbucket) != Stage::Absent)
     }
 
     fn extend_lineages(&mut self, out: &mut Outbox) {

@@ -20,6 +20,8 @@ pub(crate) struct Place {
     pub(crate) isr: Vec<Member>,
     pub(crate) isr_version: IsrVersion,
     pub(crate) min_isr: usize,
+    /// Who left the ISR while it was frozen: they hold everything committed, too.
+    pub(crate) eligible: Vec<Member>,
     /// Whether all that are to be in sync are.
     pub(crate) is_whole: bool,
     pub(crate) lineage: Lineage,
@@ -41,6 +43,7 @@ impl Place {
             isr: vbucket.isr.clone(),
             isr_version: vbucket.isr_version,
             min_isr: usize::from(vbucket.min_isr).max(1),
+            eligible: vbucket.eligible.clone(),
             is_whole: vbucket.isr.len() >= vbucket.replicas.len(),
             lineage: vbucket.lineage,
             lineage_end: vbucket.lineage_end,

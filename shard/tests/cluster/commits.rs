@@ -5,6 +5,7 @@ use broky_ring::command::{Command, Step};
 use broky_ring::placement::Placement;
 use broky_shard::{LAG_MAX, Outbox, SessionId};
 
+use crate::network::Link;
 use crate::readers::Reader;
 use crate::world::World;
 
@@ -163,6 +164,34 @@ fn follower_whose_link_breaks_again_and_again_leaves_the_isr() {
     // Once its link holds it is back.
     pass_time(&mut world, 50);
     assert!(is_in_sync(&world));
+}
+
+#[test]
+fn leader_that_stands_alone_makes_way_for_holders_that_live() {
+    let mut world = settled(3);
+    let alone = leader(&world);
+    let others: Vec<_> =
+        world.nodes.iter().map(|node| node.member).filter(|it| *it != world.nodes[alone].member).collect();
+    // Nobody heard of the others for a while. They live, and reach one another, but not the one that was left to lead.
+    others.iter().for_each(|member| drop(world.control.apply(Command::Fence { member: *member })));
+    others.iter().for_each(|member| drop(world.control.apply(Command::Unfence { member: *member })));
+    assert_eq!(leader(&world), alone);
+    for _ in 0..80 {
+        (0..3).for_each(|node| world.learn(node));
+        let touches = |link: &Link| link.from == alone || link.to == alone;
+        let links = world.network.links.iter().filter(|(_, link)| touches(link)).map(|(session, _)| *session);
+        links.collect::<Vec<_>>().into_iter().for_each(|session| world.cut(session, false));
+        deliver_all(&mut world);
+        world.tick();
+        while !world.proposals.is_empty() {
+            world.decide(0);
+        }
+    }
+    assert_ne!(leader(&world), alone);
+    assert_eq!(world.control.map().vbucket(VBUCKET).unwrap().isr, others);
+    push(&mut world);
+    deliver_all(&mut world);
+    assert_eq!(world.ledger.acknowledged.len(), 1);
 }
 
 #[test]
