@@ -44,6 +44,9 @@ pub(super) struct Way {
 struct Found {
     link: Link,
     is_detour: bool,
+    /// There was no answer on it in time, and none since. It may be slow only: another is looked for, and it is used until
+    /// there is one.
+    is_doubted: bool,
 }
 
 fn usable(found: &Option<Found>) -> Option<Link> {
@@ -70,12 +73,32 @@ impl Way {
 
     /// Uses a direct connection from now on.
     pub(super) fn take_direct(&self, link: Link) {
-        self.found.send_replace(Some(Found { link, is_detour: false }));
+        self.found.send_replace(Some(Found { link, is_detour: false, is_doubted: false }));
     }
 
-    /// Uses a connection no more on which there was no answer, if it is a detour. A direct one may be all there is.
-    pub(super) fn leave(&self, link: &Link) {
-        self.give_up(|found| found.is_detour && link.ending().is_of(&found.link));
+    /// Uses a detour from now on.
+    fn take_detour(&self, link: Link) {
+        self.found.send_replace(Some(Found { link, is_detour: true, is_doubted: false }));
+    }
+
+    /// Notes that there was no answer on a connection in time.
+    pub(super) fn doubt(&self, link: &Link) {
+        self.judge(link, true);
+    }
+
+    /// Notes that there was one.
+    pub(super) fn trust(&self, link: &Link) {
+        self.judge(link, false);
+    }
+
+    fn judge(&self, link: &Link, is_doubted: bool) {
+        self.found.send_if_modified(|found| match found {
+            Some(found) if found.is_doubted != is_doubted && link.ending().is_of(&found.link) => {
+                found.is_doubted = is_doubted;
+                true
+            }
+            Some(_) | None => false,
+        });
     }
 
     fn give_up(&self, is_meant: impl Fn(&Found) -> bool) {
@@ -94,15 +117,18 @@ impl Way {
         lock(&self.asked).is_some_and(|asked| asked.elapsed() < UNWANTED)
     }
 
+    /// Whether there is a detour that has not been too slow of late.
     fn has_detour(&self) -> bool {
-        self.found.borrow().as_ref().is_some_and(|found| found.is_detour && !found.link.is_closed())
+        let is_good = |found: &Found| found.is_detour && !found.is_doubted && !found.link.is_closed();
+        self.found.borrow().as_ref().is_some_and(is_good)
     }
 
-    /// Waits until the detour in use is one no more.
+    /// Waits until the detour in use is one no more, or is doubted.
     async fn detour_lost(&self) {
         let mut found = self.found.subscribe();
         loop {
-            let detour = found.borrow_and_update().as_ref().filter(|found| found.is_detour).map(|it| it.link.ending());
+            let is_good = |found: &&Found| found.is_detour && !found.is_doubted;
+            let detour = found.borrow_and_update().as_ref().filter(is_good).map(|it| it.link.ending());
             let Some(mut detour) = detour else { return };
             tokio::select! {
                 () = detour.reached() => return,
@@ -133,8 +159,10 @@ impl Shared {
             // Before somebody is registered nobody carries anything to it.
             let Some(to) = self.member_at(address) else { return };
             let hello = self.hello(None);
-            let mut direct = std::pin::pin!(dial(address, &hello, timing::PROBE));
-            let mut detour = std::pin::pin!(self.dial_around(to, &hello, round));
+            // Whoever is found at once is found soon; on a busy machine, or far away, it takes longer.
+            let patience = (timing::PROBE * (round + 1)).min(timing::DIAL);
+            let mut direct = std::pin::pin!(dial(address, &hello, patience));
+            let mut detour = std::pin::pin!(self.dial_around(to, &hello, round, patience));
             let mut is_open = !way.has_detour();
             let direct = loop {
                 tokio::select! {
@@ -175,13 +203,13 @@ impl Shared {
         if let Some(link) = found {
             tracing::info!(address, ?how, "reached by a detour");
             self.watch(address, how, &link);
-            way.found.send_replace(Some(Found { link, is_detour: true }));
+            way.take_detour(link);
             self.beat.notify_one();
         }
     }
 
     /// The first connection to a member that comes about by way of others.
-    async fn dial_around(&self, to: Member, hello: &Hello, round: usize) -> Option<Link> {
+    async fn dial_around(&self, to: Member, hello: &Hello, round: u32, patience: Duration) -> Option<Link> {
         // Whoever answers slowly may well take a connection at once.
         tokio::time::sleep(timing::HEAD_START / 2).await;
         let (map, me) = (self.map(), self.me()?);
@@ -190,10 +218,10 @@ impl Shared {
             alive.filter(|(member, _)| ![me, to].contains(member)).map(|(_, address)| address).collect();
         let detour = Hello { purpose: Purpose::Detour, to: Some(to), ..*hello };
         let mut dialling = JoinSet::new();
-        let first = (me.node.0 as usize + round * VIAS_MAX).checked_rem(others.len()).unwrap_or_default();
+        let first = (me.node.0 as usize + round as usize * VIAS_MAX).checked_rem(others.len()).unwrap_or_default();
         for via in others.iter().cycle().skip(first).take(others.len().min(VIAS_MAX)) {
             let (via, hello) = (via.clone(), *hello);
-            dialling.spawn(async move { dial_through(&via, &detour, &hello, timing::PROBE).await });
+            dialling.spawn(async move { dial_through(&via, &detour, &hello, patience).await });
         }
         while let Some(dialled) = dialling.join_next().await {
             if let Ok(Some(link)) = dialled {
@@ -207,5 +235,48 @@ impl Shared {
         let map = self.map();
         let (id, node) = map.nodes().find(|(_, node)| node.addresses.peer == address)?;
         Some(Member { node: id, incarnation: node.incarnation })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use broky_proto::peer::{HELLO_BYTES, Reply};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A connection to somebody who says yes, and nothing more.
+    async fn link() -> Link {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; HELLO_BYTES]).await.unwrap();
+            stream.write_all(&Reply::Ok.encode()).await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        });
+        let hello = Hello { purpose: Purpose::Control, shard: 0, cluster: None, from: None, to: None };
+        dial(&address, &hello, timing::DIAL).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn doubted_detour_is_used_until_there_is_another() {
+        let (way, [slow, other]) = (Way::default(), [link().await, link().await]);
+        let is_used = |link: &Link| way.is_in_use(&link.ending());
+        way.take_detour(slow.clone());
+        assert!(way.has_detour());
+        way.doubt(&slow);
+        assert!(!way.has_detour(), "another is looked for");
+        way.detour_lost().await;
+        assert!(is_used(&slow) && way.link().is_some());
+        way.trust(&slow);
+        assert!(way.has_detour());
+        way.doubt(&slow);
+        way.take_detour(other.clone());
+        assert!(is_used(&other) && way.has_detour());
+        // An answer that was waited for on the first says nothing of the second.
+        way.doubt(&slow);
+        assert!(way.has_detour());
     }
 }

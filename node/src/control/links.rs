@@ -145,11 +145,15 @@ impl Shared {
         link: &Link,
         answer: Result<A, CallError>,
     ) -> Result<A, CallError> {
-        if let Err(CallError::Silent(_)) = &answer {
-            let way = self.way(address, how);
-            way.note_asked();
-            way.leave(link);
-            self.seek_way(address, how);
+        match &answer {
+            Ok(_) => self.way(address, how).trust(link),
+            Err(CallError::Silent(_)) => {
+                let way = self.way(address, how);
+                way.note_asked();
+                way.doubt(link);
+                self.seek_way(address, how);
+            }
+            Err(CallError::Dial(_) | CallError::Status(_)) => {}
         }
         answer
     }

@@ -12,7 +12,7 @@ pub(super) const CARRIED_MAX: usize = 64;
 /// A detour on which nothing goes one of the ways for so long is over. Raft's heartbeats are far more frequent.
 const IDLE: Duration = Duration::from_secs(30);
 /// Of connecting to whom it leads to. Whoever asked waits no longer.
-const CONNECT: Duration = Duration::from_millis(300);
+const CONNECT: Duration = Duration::from_secs(1);
 const BUFFER_BYTES: usize = 16 << 10;
 
 /// Carries until one side ends, cannot be reached, or takes or gives nothing for long. Counts those that come about.
