@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -101,23 +102,32 @@ impl Journal {
     }
 }
 
+/// Time in which lines are gathered.
+const REST: Duration = Duration::from_millis(2);
 /// Most lines are shorter.
 const LINE_BYTES: usize = 256;
 
 fn write(mut writer: HistoryWriter, lines: &Receiver<Line>) {
     while let Ok(line) = lines.recv() {
-        let written = match &line {
-            Line::Record(line) => writer.write_line(line),
-            Line::Flush(_) => writer.flush(),
-        };
-        match (written, line) {
-            (Err(error), _) => give_up(&error),
-            (Ok(()), Line::Flush(done)) => drop(done.send(())),
-            (Ok(()), Line::Record(_)) => {}
-        }
+        write_one(&mut writer, line);
+        // Whoever sends to a thread that waits has to wake it, which costs more than the line.
+        std::thread::sleep(REST);
+        lines.try_iter().for_each(|line| write_one(&mut writer, line));
     }
     if let Err(error) = writer.flush() {
         give_up(&error);
+    }
+}
+
+fn write_one(writer: &mut HistoryWriter, line: Line) {
+    let written = match &line {
+        Line::Record(line) => writer.write_line(line),
+        Line::Flush(_) => writer.flush(),
+    };
+    match (written, line) {
+        (Err(error), _) => give_up(&error),
+        (Ok(()), Line::Flush(done)) => drop(done.send(())),
+        (Ok(()), Line::Record(_)) => {}
     }
 }
 

@@ -32,6 +32,8 @@ pub mod audit;
 #[cfg(feature = "processes")]
 pub mod chaos;
 #[cfg(feature = "processes")]
+pub mod command;
+#[cfg(feature = "processes")]
 pub mod error;
 #[cfg(feature = "processes")]
 pub mod grpc;

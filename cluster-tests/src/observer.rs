@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use broky_proto::frame::{Deframer, encode};
-use broky_proto::id::MapVersion;
+use broky_proto::id::{MapVersion, Member, VBucketId};
 use broky_proto::peer::{Hello, Purpose, REPLY_BYTES, Reply};
 use broky_proto::peer_v1::{PullMapRequest, PullMapResponse};
 use broky_ring::map::{ClusterMap, MapDiff, VBucket};
@@ -31,6 +31,8 @@ const PERIOD_MIN: Duration = Duration::from_millis(20);
 const PERIOD_MAX: Duration = Duration::from_millis(500);
 /// One look for each twentieth of the time waited: what takes long is known as exactly as what does not.
 const LOOKS: u32 = 20;
+/// Vbuckets that are described.
+const SHOWN_MAX: usize = 8;
 /// More than any map takes.
 const MAP_BYTES_MAX: usize = 16 << 20;
 
@@ -170,6 +172,23 @@ pub fn describe(map: &ClusterMap) -> String {
         count(&|vb| !vb.learners.is_empty()),
         nodes.join(", ")
     )
+}
+
+/// The map in a line, and some of the vbuckets that are not as they should be.
+#[must_use]
+pub fn describe_except(map: &ClusterMap, is_fine: impl Fn(VBucketId) -> bool) -> String {
+    let name = |member: &Member| map.node(member.node).map_or_else(|| member.to_string(), |node| node.name.clone());
+    let wrong: Vec<_> = map
+        .vbuckets()
+        .filter(|(id, _)| !is_fine(*id))
+        .take(SHOWN_MAX)
+        .map(|(id, vb)| {
+            let leader = vb.leader.as_ref().map_or_else(|| "nobody".to_owned(), name);
+            let in_sync: Vec<_> = vb.isr.iter().map(name).collect();
+            format!("vbucket {id} led by {leader} in epoch {}, in sync {}", vb.epoch, in_sync.join(" "))
+        })
+        .collect();
+    format!("{}; among the others {}", describe(map), wrong.join(", "))
 }
 
 /// Empties a node as `broky drain` does, and waits until it holds nothing and everything has all its copies.

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use broky_cluster_tests::chaos::{self, Conditions, FOR_CONTAINERS, SCENARIOS, Scenario};
+use broky_cluster_tests::command::{alone, binary, chosen};
 use broky_cluster_tests::supervisor::{Engine, Host, Network, leash};
 use clap::Parser;
 
@@ -73,7 +74,8 @@ fn run(args: &Args) -> Result<bool, String> {
         });
         return Ok(true);
     }
-    let scenarios = chosen(args)?;
+    let list = if args.containers { "--containers --list" } else { "--list" };
+    let scenarios = chosen(known(args), |scenario| scenario.name, (&args.scenario, args.all), list)?;
     let host = if args.containers {
         match Engine::find() {
             Ok(engine) => Host::Containers { engine, binary: static_binary(args)? },
@@ -83,16 +85,14 @@ fn run(args: &Args) -> Result<bool, String> {
             }
         }
     } else {
-        Host::Processes { binary: binary(args)?, network: Network::Proxied { seed: args.seed } }
+        Host::Processes { binary: binary(args.binary.as_ref())?, network: Network::Proxied { seed: args.seed } }
     };
     let conditions = conditions(args, host)?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
     let mut outcomes = Vec::new();
     let mut is_passed = true;
     for scenario in scenarios {
         eprintln!("{}: {}", scenario.name, scenario.about);
-        match runtime.block_on(chaos::run(scenario, &conditions)) {
+        match alone(chaos::run(scenario, &conditions))? {
             Ok(outcome) => {
                 println!("{}", outcome.text());
                 is_passed &= outcome.is_passed();
@@ -119,27 +119,6 @@ fn run(args: &Args) -> Result<bool, String> {
 /// What there is to choose from.
 fn known(args: &Args) -> &'static [Scenario] {
     if args.containers { FOR_CONTAINERS } else { SCENARIOS }
-}
-
-fn chosen(args: &Args) -> Result<Vec<&'static Scenario>, String> {
-    if args.all {
-        return Ok(known(args).iter().collect());
-    }
-    if args.scenario.is_empty() {
-        return Err("give --scenario NAME, --all or --list".to_owned());
-    }
-    let find = |name: &String| {
-        let found = known(args).iter().find(|scenario| scenario.name == name);
-        let list = if args.containers { "--containers --list" } else { "--list" };
-        found.ok_or_else(|| format!("there is no scenario {name:?}; {list} names them"))
-    };
-    args.scenario.iter().map(find).collect()
-}
-
-fn binary(args: &Args) -> Result<PathBuf, String> {
-    let beside = || std::env::current_exe().ok()?.parent().map(|folder| folder.join("broky"));
-    let binary = args.binary.clone().or_else(beside).filter(|binary| binary.is_file());
-    binary.ok_or_else(|| "no broky binary; build it, or give --binary PATH".to_owned())
 }
 
 fn static_binary(args: &Args) -> Result<PathBuf, String> {

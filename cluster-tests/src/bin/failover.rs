@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use broky_cluster_tests::command::{alone, binary, chosen};
 use broky_cluster_tests::scenario::{Plan, SCENARIOS, Scenario};
 use broky_cluster_tests::supervisor::leash;
 use broky_cluster_tests::verdict::Verdict;
@@ -66,14 +67,11 @@ fn main() -> ExitCode {
 
 /// Whether every rule of every scenario held.
 fn run(args: &Args) -> Result<bool, String> {
-    let scenarios = chosen(args)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
+    let scenarios = chosen(SCENARIOS, |scenario| scenario.name, (&args.scenario, args.all), "--list")?;
     let mut verdicts = Vec::new();
     for scenario in scenarios {
         let plan = plan(args, scenario)?;
-        // On this thread, which lasts as long as the process: the nodes die with the thread that started them.
-        let verdict = runtime.block_on((scenario.run)(plan.clone())).unwrap_or_else(|error| {
+        let verdict = alone((scenario.run)(plan.clone()))?.unwrap_or_else(|error| {
             let mut verdict = Verdict::new(scenario.name);
             verdict.rule("it can be carried out", error, false);
             verdict.note(format!("logs are in {}", plan.directory.display()));
@@ -89,28 +87,12 @@ fn run(args: &Args) -> Result<bool, String> {
     Ok(verdicts.iter().all(Verdict::is_passed))
 }
 
-fn chosen(args: &Args) -> Result<Vec<&'static Scenario>, String> {
-    if args.all {
-        return Ok(SCENARIOS.iter().collect());
-    }
-    if args.scenario.is_empty() {
-        return Err("give --scenario NAME, --all or --list".to_owned());
-    }
-    let find = |name: &String| {
-        let found = SCENARIOS.iter().find(|scenario| scenario.name == name);
-        found.ok_or_else(|| format!("there is no scenario {name:?}; --list names them"))
-    };
-    args.scenario.iter().map(find).collect()
-}
-
 fn plan(args: &Args, scenario: &Scenario) -> Result<Plan, String> {
-    let beside = || std::env::current_exe().ok()?.parent().map(|folder| folder.join("broky"));
-    let binary = args.binary.clone().or_else(beside).filter(|binary| binary.is_file());
     let folder = format!("broky-failover-{}", std::process::id());
     let logs = args.logs.clone().unwrap_or_else(|| std::env::temp_dir().join(folder));
     Ok(Plan {
         scenario: scenario.name.to_owned(),
-        binary: binary.ok_or("no broky binary; build it, or give --binary PATH")?,
+        binary: binary(args.binary.as_ref())?,
         directory: logs.join(scenario.name),
         runs: args.runs,
         seed: args.seed,

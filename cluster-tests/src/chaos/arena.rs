@@ -17,7 +17,7 @@ use super::setup::Setup;
 use crate::error::HarnessError;
 use crate::history::{End, Event, Heal};
 use crate::journal::Folder;
-use crate::observer::{is_full, is_settled, newest_map, raft_leader, until_map};
+use crate::observer::{describe_except, is_full, is_settled, newest_map, raft_leader, until_map};
 use crate::supervisor::{Lifetime, Supervisor};
 use crate::verdict::Verdict;
 use crate::workload::Since;
@@ -185,12 +185,15 @@ impl Arena {
     pub async fn until_served(&self, limit: Duration) -> Result<(), HarnessError> {
         let (since, deadline) = (self.crowd.workload.clock.now(), Instant::now() + limit);
         loop {
-            let served = crate::spans::first_acks(&self.crowd.workload, since).len();
-            if served == self.crowd.workload.vbuckets() {
+            let served = crate::spans::first_acks(&self.crowd.workload, since);
+            if served.len() == self.crowd.workload.vbuckets() {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                let (what, seen) = ("every vbucket takes pushes".to_owned(), format!("{served} do"));
+                let what = "every vbucket takes pushes".to_owned();
+                let map = self.map().await?;
+                let seen = describe_except(&map, |vbucket| served.contains_key(&vbucket.0));
+                let seen = format!("{} do; {seen}", served.len());
                 return Err(HarnessError::Late { what, limit, seen });
             }
             self.pass(Duration::from_millis(50)).await;
