@@ -13,7 +13,9 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use broky_proto::id::{MapVersion, Member};
+use broky_ring::command::{IsrChange, Outcome};
 use broky_ring::map::{ClusterMap, MapDiff};
+use broky_ring::state::IsrRefusal;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,13 @@ pub enum AuditEvent {
     Registered(Member),
     /// An entry, or a snapshot in place of several, changed the cluster map.
     Map(MapDiff),
+    /// An entry would have changed an ISR, and was refused.
+    Refused {
+        /// What was proposed.
+        change: IsrChange,
+        /// Why not.
+        refusal: IsrRefusal,
+    },
 }
 
 /// Where the audit goes. Cheap to clone.
@@ -72,6 +81,17 @@ impl Audit {
         }
     }
 
+    /// Notes which of these changes of an ISR were refused.
+    pub(crate) fn isr_changes(&self, changes: Vec<IsrChange>, outcome: &Outcome) {
+        if let Outcome::AlterIsr(Ok(outcomes)) = outcome {
+            for (change, outcome) in changes.into_iter().zip(outcomes) {
+                if let Err(refusal) = outcome {
+                    self.add(AuditEvent::Refused { change, refusal: *refusal });
+                }
+            }
+        }
+    }
+
     fn add(&self, event: AuditEvent) {
         let now = clock_gettime(ClockId::Monotonic);
         let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
@@ -97,7 +117,7 @@ fn write(mut file: BufWriter<File>, lines: &Receiver<AuditRecord>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use broky_proto::id::{Incarnation, NodeId};
+    use broky_proto::id::{Epoch, Incarnation, IsrVersion, NodeId, VBucketId};
     use std::time::{Duration, Instant};
 
     #[test]
@@ -109,18 +129,27 @@ mod tests {
         let member = Member { node: NodeId(3), incarnation: Incarnation(7) };
         audit.registered(member);
         audit.map(&ClusterMap::default(), MapVersion(0));
+        let change = |vbucket| IsrChange {
+            vbucket: VBucketId(vbucket),
+            epoch: Epoch(1),
+            expected: IsrVersion(2),
+            isr: vec![member],
+        };
+        let (taken, refusal) = (Ok(IsrVersion(3)), IsrRefusal::StaleVersion { current: IsrVersion(3) });
+        audit.isr_changes(vec![change(1), change(2)], &Outcome::AlterIsr(Ok(vec![taken, Err(refusal)])));
         let deadline = Instant::now() + Duration::from_secs(10);
         let lines = loop {
             let text = std::fs::read_to_string(&path).unwrap();
-            if text.lines().count() == 2 && text.ends_with('\n') {
+            if text.lines().count() == 3 && text.ends_with('\n') {
                 break text;
             }
-            assert!(Instant::now() < deadline, "two lines are written, and not {text:?}");
+            assert!(Instant::now() < deadline, "three lines are written, and not {text:?}");
             std::thread::yield_now();
         };
         let records: Vec<AuditRecord> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(records[0].event, AuditEvent::Process { node: "a".to_owned(), pid: std::process::id() });
         assert_eq!(records[1].event, AuditEvent::Registered(member));
+        assert_eq!(records[2].event, AuditEvent::Refused { change: change(2), refusal });
         assert!(records[0].t_ns <= records[1].t_ns);
         std::fs::remove_dir_all(&folder).unwrap();
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use broky_proto::id::Member;
 use broky_ring::map::ClusterMap;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -20,10 +21,12 @@ use crate::journal::Folder;
 use crate::observer::{describe_except, is_full, is_settled, newest_map, raft_leader, until_map};
 use crate::supervisor::{Lifetime, Supervisor};
 use crate::verdict::Verdict;
-use crate::workload::Since;
+use crate::workload::{Fate, Since};
 
 /// Time for a cluster to found itself.
 const FOUNDED_LIMIT: Duration = Duration::from_secs(60);
+/// Time in which what a process answered before it died reaches a client.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 /// Time for one to come to rest after the last fault.
 const REST_LIMIT: Duration = Duration::from_secs(120);
 
@@ -198,6 +201,37 @@ impl Arena {
             }
             self.pass(Duration::from_millis(50)).await;
         }
+    }
+
+    /// The moment, by the clock of whoever pushes.
+    pub fn now(&self) -> Since {
+        self.crowd.workload.clock.now()
+    }
+
+    /// How many messages were on their way to a node when it was killed, and were acknowledged by another, as stored in the
+    /// epoch that their vbucket was in before: whoever leads it now had held them as a follower.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn outlived(&self, at: usize, killed: Since, before: &ClusterMap) -> Result<usize, HarnessError> {
+        let name = &self.cluster.node(at)?.name;
+        let is_of_it = |leader: Member| before.node(leader.node).is_some_and(|node| node.name == *name);
+        let mut count = 0;
+        self.crowd.workload.for_each(|_, _, attempt| {
+            if let Fate::Committed(Some(position)) = attempt.fate
+                && attempt.pushed < killed
+                && attempt.settled > killed + LAST_WORDS
+                && let Some(vbucket) = before.vbucket(position.vbucket)
+            {
+                count += usize::from(vbucket.leader.is_some_and(is_of_it) && vbucket.epoch == position.epoch);
+            }
+        });
+        Ok(count)
+    }
+
+    /// Changes of an ISR that were refused so far, because what their leader went by was not so any more.
+    pub fn came_too_late(&self) -> usize {
+        super::audits::came_too_late(self.cluster.lifetimes())
     }
 
     /// Ends all faults, and waits until the cluster is at rest and every push has its outcome.

@@ -1,5 +1,6 @@
 //! From what nodes noted of themselves to the history: who a process was in the cluster, and what the control log decided.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -7,6 +8,7 @@ use std::path::Path;
 use broky_node::{AuditEvent, AuditRecord};
 use broky_proto::id::Member;
 use broky_ring::map::MapDiff;
+use broky_ring::state::{Ineligible, IsrRefusal};
 
 use crate::error::HarnessError;
 use crate::history::{Event, IncarnationStart, Meta, Nanos, Pid};
@@ -33,9 +35,28 @@ pub(super) fn registered(path: &Path) -> Option<Member> {
     let records = lines.filter_map(|line| serde_json::from_str::<AuditRecord>(&line.ok()?).ok());
     let members = records.filter_map(|record| match record.event {
         AuditEvent::Registered(member) => Some(member),
-        AuditEvent::Process { .. } | AuditEvent::Map(_) => None,
+        AuditEvent::Process { .. } | AuditEvent::Map(_) | AuditEvent::Refused { .. } => None,
     });
     members.last()
+}
+
+/// Changes of an ISR that the control log refused because a process was not what its leader took it for, as any of these
+/// processes noted: it had been replaced, or declared dead, or it was not the ISR any more that was to be changed.
+pub(super) fn came_too_late(lifetimes: &[Lifetime]) -> usize {
+    let lines = lifetimes.iter().filter_map(|lifetime| Some(BufReader::new(File::open(&lifetime.audit).ok()?).lines()));
+    let records = lines.flatten().filter_map(|line| serde_json::from_str::<AuditRecord>(&line.ok()?).ok());
+    let late = records.filter_map(|record| match record.event {
+        AuditEvent::Refused { change, refusal } => match refusal {
+            IsrRefusal::StaleVersion { .. }
+            | IsrRefusal::Ineligible { reason: Ineligible::Replaced { .. } | Ineligible::Fenced, .. } => {
+                Some((change.vbucket, change.epoch, change.expected))
+            }
+            _ => None,
+        },
+        AuditEvent::Process { .. } | AuditEvent::Registered(_) | AuditEvent::Map(_) => None,
+    });
+    // Every node notes each.
+    late.collect::<BTreeSet<_>>().len()
 }
 
 fn convert(lifetime: &Lifetime, journal: &Journal) -> Result<(), HarnessError> {
@@ -75,6 +96,7 @@ impl Whose {
                 self.cluster = Some(diff.cluster.to_string());
                 note(&self.node, at, diff, journal);
             }
+            AuditEvent::Refused { .. } => {}
         }
         if let (Some(cluster), Some((at, member))) = (&self.cluster, self.registered) {
             let (node, pid, cluster) = (self.node.clone(), Pid(self.pid), cluster.clone());

@@ -20,6 +20,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 async fn run(arena: &mut Arena) -> Result<(), HarnessError> {
+    let mut met = Vec::new();
     while arena.goes_on()? {
         let at = arena.busiest().await?;
         for other in (0..3).filter(|other| *other != at).collect::<Vec<_>>() {
@@ -27,12 +28,18 @@ async fn run(arena: &mut Arena) -> Result<(), HarnessError> {
             arena.disturb("late acknowledgements", (other, at), late);
         }
         arena.pass_some(Duration::from_millis(100), Duration::from_millis(290)).await;
+        let before = arena.map().await?;
+        let killed = arena.now();
         arena.kill(at)?;
         arena.mend_network()?;
         arena.pass_some(Duration::from_millis(0), Duration::from_secs(2)).await;
         arena.start(at)?;
         arena.until_full(Duration::from_secs(60)).await?;
         arena.pass_some(Duration::from_secs(1), Duration::from_secs(3)).await;
+        met.push(arena.outlived(at, killed, &before)?);
     }
+    let least = met.iter().min().copied().unwrap_or_default();
+    let what = "messages that followers held and nobody had acknowledged when their leader died: some, each time";
+    arena.verdict.rule(what, format!("{met:?}"), least > 0);
     Ok(())
 }

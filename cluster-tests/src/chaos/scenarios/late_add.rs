@@ -38,5 +38,7 @@ async fn run(arena: &mut Arena) -> Result<(), HarnessError> {
         arena.until_full(Duration::from_secs(60)).await?;
         arena.pass_some(Duration::from_secs(2), Duration::from_secs(4)).await;
     }
+    let refused = arena.came_too_late();
+    arena.verdict.rule("changes of an ISR that came too late, refused: some", refused, refused > 0);
     Ok(())
 }

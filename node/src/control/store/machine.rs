@@ -7,6 +7,7 @@ use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use broky_proto::id::MapVersion;
+use broky_ring::command::Command;
 use broky_ring::map::ClusterMap;
 use openraft::storage::RaftStateMachine;
 use openraft::{Entry, EntryPayload, RaftSnapshotBuilder};
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use super::{META, Store, StoreError, seal, unseal};
 use crate::audit::Audit;
 use crate::control::types::{
-    Answer, LogId, Machine, Snapshot, SnapshotMeta, StorageError, StorageIoError, StoredMembership, TypeConfig,
+    Answer, LogId, Machine, Request, Snapshot, SnapshotMeta, StorageError, StorageIoError, StoredMembership, TypeConfig,
 };
 
 const SNAPSHOT: &str = "snapshot";
@@ -113,6 +114,18 @@ impl MachineStore {
         self.replicated.clone()
     }
 
+    fn carry_out(&self, inner: &mut Inner, at: LogId, request: Request) -> Answer {
+        let audited = self.audit.as_ref().and_then(|audit| match &request {
+            Request::Command(Command::AlterIsr { changes, .. }) => Some((audit, changes.clone())),
+            _ => None,
+        });
+        let answer = inner.machine.apply(at.index, request);
+        if let (Some((audit, changes)), Answer::Outcome(outcome)) = (audited, &answer) {
+            audit.isr_changes(changes, outcome);
+        }
+        answer
+    }
+
     fn note(&self, inner: &Inner, since: MapVersion) {
         self.audit.iter().for_each(|audit| audit.map(inner.machine.state().map(), since));
     }
@@ -152,7 +165,7 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
             let before = inner.map_version();
             answers.push(match entry.payload {
                 EntryPayload::Blank => Answer::None,
-                EntryPayload::Normal(request) => inner.machine.apply(entry.log_id.index, request),
+                EntryPayload::Normal(request) => self.carry_out(&mut inner, entry.log_id, request),
                 EntryPayload::Membership(membership) => {
                     inner.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Answer::None
