@@ -20,6 +20,7 @@ mod following;
 mod forwarded;
 mod groups;
 mod histories;
+mod holes;
 mod isr;
 mod leading;
 mod memory;

@@ -21,26 +21,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use broky_proto::id::{Epoch, Member, ProducerId, Sequence, VBucketCount, VBucketId};
+use broky_proto::id::{Epoch, Member, ProducerId, VBucketCount, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_proto::v1::ErrorCode;
 use broky_proto::wire::{Entry, Push};
-use broky_replication::{Append, Hole};
+use broky_replication::Append;
 use broky_ring::map::ClusterMap;
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
 
 use crate::config::ShardId;
 use crate::groups::Groups;
+use crate::holes::Holes;
 use crate::outcome::{Exception, ExceptionKind, PartOutcome, exception};
 
 /// Time a message has to find its leader.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Time before a message that was refused is sent again, unless the map changes before.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// Producers and vbuckets remembered of which something is held.
-const HELD_MAX: usize = 1 << 16;
 
 /// Who is to store messages.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -95,35 +92,6 @@ struct Lane {
     waiting: u32,
 }
 
-/// What a producer must not push into a vbucket.
-#[derive(Clone, Default, Debug)]
-struct Held {
-    /// What was not committed and has not come again.
-    hole: Option<Hole>,
-    /// It has come again, by this arrival: nothing beyond of what came before that.
-    fence: Option<(Sequence, u64)>,
-}
-
-impl Held {
-    /// A message is on its way again, or committed.
-    fn pass(&mut self, sequence: Sequence, arrival: u64) {
-        if let Some(hole) = self.hole.take_if(|hole| hole.first().is_some_and(|first| first <= sequence)) {
-            self.hole = hole.behind(sequence);
-            let (fenced, until) = self.fence.unwrap_or((sequence, arrival));
-            self.fence = Some((fenced.min(sequence), until.max(arrival)));
-        }
-    }
-
-    /// Whether a message may go on.
-    fn admits(&mut self, sequence: Sequence, arrival: u64) -> bool {
-        if self.hole.as_ref().is_some_and(|hole| !hole.admits(sequence)) {
-            return false;
-        }
-        self.pass(sequence, arrival);
-        !self.fence.is_some_and(|(fenced, until)| arrival < until && fenced < sequence)
-    }
-}
-
 /// Messages on their way, or waiting.
 #[derive(Clone, Debug)]
 struct Batch {
@@ -148,7 +116,7 @@ pub struct Router {
     lanes: Vec<Lane>,
     unanswered: BTreeMap<PartId, (Target, Batch)>,
     waiting: VecDeque<Batch>,
-    held: FxHashMap<(ProducerId, VBucketId), Held>,
+    holes: Holes,
     arrivals: u64,
     resend_at: Timestamp,
     next: u64,
@@ -166,7 +134,7 @@ impl Router {
             lanes: vec![Lane::default(); vbuckets.len()],
             unanswered: BTreeMap::new(),
             waiting: VecDeque::new(),
-            held: FxHashMap::default(),
+            holes: Holes::default(),
             arrivals: 0,
             resend_at: Timestamp::default(),
             next: 0,
@@ -190,7 +158,7 @@ impl Router {
     pub fn push(&mut self, now: Timestamp, request: u64, bytes: Bytes, push: Push, out: &mut Routed) {
         if self.unanswered.is_empty() && self.waiting.is_empty() {
             // Nothing is on its way that a fence could be for.
-            self.held.retain(|_, held| held.hole.is_some());
+            self.holes.drop_fences();
         }
         self.arrivals += 1;
         let (arrival, push, deadline) = (self.arrivals, Arc::new(push), now.plus(DEADLINE));
@@ -334,16 +302,16 @@ impl Router {
 
     /// Takes out of a batch what lies behind a message that was not committed.
     fn refuse_behind_holes(&mut self, batch: Batch, out: &mut Routed) -> Batch {
-        if self.held.is_empty() || batch.push.producer.0 == 0 {
+        if self.holes.is_empty() || batch.push.producer.0 == 0 {
             return batch;
         }
         let mut exceptions = Vec::new();
         let mut entries = batch.push.entries.clone();
-        let (vbuckets, held) = (self.vbuckets, &mut self.held);
+        let (vbuckets, holes) = (self.vbuckets, &mut self.holes);
         entries.retain(|entry| {
             let place = (batch.push.producer, vbuckets.vbucket_of(entry.token));
             let sequence = batch.push.sequence.plus(u64::from(entry.index));
-            let is_admitted = held.get_mut(&place).is_none_or(|held| held.admits(sequence, batch.arrival));
+            let is_admitted = holes.admit(place, sequence, batch.arrival);
             if !is_admitted {
                 exceptions.extend(exception(entry.index, Append::OutOfSequence));
             }
@@ -375,20 +343,15 @@ impl Router {
                 ExceptionKind::Rejected { code, .. } | ExceptionKind::Unknown { code, .. } => code.is_retryable(),
             };
             let Some(entry) = entries.find(|entry| entry.index == *index).filter(|_| may_come_again) else { continue };
-            if self.held.len() >= HELD_MAX {
-                // Whoever has left so many has gone long since.
-                self.held.clear();
-            }
             let sequence = batch.push.sequence.plus(u64::from(*index));
             let place = (batch.push.producer, self.vbuckets.vbucket_of(entry.token));
-            let held = self.held.entry(place).or_default();
-            held.hole.get_or_insert_with(|| Hole::new(sequence)).add(sequence);
+            self.holes.add(place, sequence);
         }
     }
 
     /// Closes the holes that are committed now: what was refused before had been pushed again by then.
     fn close_holes(&mut self, batch: &Batch, misdirected: &[Exception], rest: &[Exception]) {
-        if self.held.is_empty() || batch.push.producer.0 == 0 {
+        if self.holes.is_empty() || batch.push.producer.0 == 0 {
             return;
         }
         let is_told = |exception: &&Exception| !matches!(exception.kind, ExceptionKind::Duplicate);
@@ -397,9 +360,7 @@ impl Router {
         left_out.sort_unstable();
         for entry in batch.push.entries.iter().filter(|entry| left_out.binary_search(&entry.index).is_err()) {
             let place = (batch.push.producer, self.vbuckets.vbucket_of(entry.token));
-            if let Some(held) = self.held.get_mut(&place) {
-                held.pass(batch.push.sequence.plus(u64::from(entry.index)), batch.arrival);
-            }
+            self.holes.pass(place, batch.push.sequence.plus(u64::from(entry.index)), batch.arrival);
         }
     }
 

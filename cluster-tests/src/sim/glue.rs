@@ -13,7 +13,7 @@ use broky_shard::{
 };
 use bytes::Bytes;
 
-use super::links::joined;
+use super::frames::joined;
 use super::metadata::BEAT;
 use super::network::Place;
 use super::node::{Process, Request, Timer, Waiting};

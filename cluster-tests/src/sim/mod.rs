@@ -18,6 +18,7 @@
 mod checks;
 mod control;
 mod faults;
+mod frames;
 mod glue;
 mod links;
 mod message;

@@ -225,7 +225,7 @@ impl World {
     }
 
     pub(super) fn take_response(&mut self, at: usize, id: StreamId, bytes: Bytes) {
-        let response = PushResponse::decode(super::links::deframed(bytes)).unwrap();
+        let response = PushResponse::decode(super::frames::deframed(bytes)).unwrap();
         let this = &mut self.producers[at];
         if this.stream != Some(id) {
             return;

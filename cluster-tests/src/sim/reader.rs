@@ -153,7 +153,7 @@ impl World {
         };
         let this = &mut self.readers[at];
         (this.heard, this.busy_until) = (now, now.plus(pause));
-        let delivery = Delivery::decode(super::links::deframed(bytes)).unwrap();
+        let delivery = Delivery::decode(super::frames::deframed(bytes)).unwrap();
         self.say(|| format!("reader {at} is sent {}", show(&delivery)));
         self.record_delivery(at, &delivery);
         if let Err((rule, words)) = self.follow(at, &delivery) {
