@@ -380,6 +380,24 @@ fn state_in_doubt_begins_everything_above_what_others_may_have_begun() {
 }
 
 #[test]
+fn map_from_what_was_decided_and_lost_becomes_that_of_the_state_in_doubt() {
+    let mut cluster = Cluster::three(16);
+    let survivor = cluster.state.clone();
+    // Decided, known to somebody who lives, and lost.
+    cluster.fence(2);
+    cluster.register("c");
+    cluster.register("d");
+    cluster.apply(Command::Drain { node: NodeId(1), force: true });
+    let mut map = cluster.state.map().clone();
+    cluster.state = survivor;
+    cluster.index += 1_000;
+    cluster.state.doubt(LogIndex(cluster.index));
+    cluster.state.check_invariants().unwrap();
+    assert_eq!(map.merge(cluster.state.map().diff(map.version())), Ok(true));
+    assert_eq!(map, *cluster.state.map());
+}
+
+#[test]
 fn state_survives_serialisation() {
     let mut cluster = Cluster::three(16);
     cluster.fence(2);
