@@ -313,6 +313,21 @@ async fn node_that_refuses_for_long_is_left_for_another() {
 }
 
 #[tokio::test]
+async fn silent_node_is_left_for_whoever_leads_what_waits_there() {
+    let (brokers, client) = start(5).await;
+    let options = ProducerOptions { silence_timeout: Duration::from_millis(50), ..ProducerOptions::default() };
+    let producer = client.producer_with(options).unwrap();
+    // It takes the message, and does not reach who leads the vbucket by then.
+    brokers[0].fault([PushFault::Ignore]);
+    let ticket = producer.push(Message::new("k", "0").key_partition(partition_in(0))).await.unwrap();
+    brokers[0].until("it is taken", |state| state.arrived.len() == 1).await;
+    brokers[0].lead([4, 0, 1, 2].map(Some));
+    in_time(ticket).await.unwrap();
+    let nodes: Vec<usize> = brokers[0].lock().arrived.iter().map(|request| request.node).collect();
+    assert_eq!(nodes, [0, 4]);
+}
+
+#[tokio::test]
 async fn node_that_leaves_and_one_that_joins_are_followed() {
     let (brokers, client) = start(3).await;
     let mut pusher = Pusher::new(&client, eager());

@@ -34,8 +34,8 @@ use crate::groups::Groups;
 use crate::holes::Holes;
 use crate::outcome::{Exception, ExceptionKind, PartOutcome, exception};
 
-/// Time a message has to find its leader.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// Time a message has to find its leader. Less than clients wait for an answer: the rest of its request has been answered then.
+const DEADLINE: Duration = Duration::from_millis(2_500);
 /// Time before a message that was refused is sent again, unless the map changes before.
 const PAUSE: Duration = Duration::from_millis(20);
 

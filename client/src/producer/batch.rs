@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use broky_proto::frame::{PREFIX_LEN, prefix};
+use broky_proto::id::Token;
+use broky_proto::wire::scan_push;
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -118,6 +120,18 @@ impl Batch {
         };
         self.body = Body::Framed(framed.clone());
         framed
+    }
+
+    /// The tokens of its messages that have no outcome.
+    pub(super) fn unsettled_tokens(&self) -> Vec<Token> {
+        let framed: &[u8] = match &self.body {
+            Body::Open(buffer) => buffer,
+            Body::Framed(framed) => framed,
+            Body::Gone => return Vec::new(),
+        };
+        let Ok(push) = scan_push(framed.get(PREFIX_LEN..).unwrap_or_default(), usize::MAX) else { return Vec::new() };
+        let unsettled = push.entries.iter().filter(|entry| !self.outcomes.is_settled(entry.index));
+        unsettled.map(|entry| entry.token).collect()
     }
 
     /// Whether nothing of it is to be sent any more.

@@ -4,7 +4,8 @@
 //! `serve` (a stream), `pause` (a wait before a retry or before the next stream). In each of them it looks at the time
 //! as long as something is unsettled ([`Driver::attend`]).
 //!
-//! When the lane's node cannot be reached, any other will do, since nodes forward. While that lasts the driver tries the
+//! When the lane's node cannot be reached, or does not answer, any other will do, since nodes forward; best is one that leads
+//! what the lane waits for, since nodes forward only to whom they reach. While that lasts the driver tries the
 //! right one beside the stream ([`Driver::look_for_target`]), at the intervals that the pool allows; once it answers, the
 //! stream moves there, after everything sent was answered.
 
@@ -50,6 +51,8 @@ pub(super) struct Driver {
     /// When the lane's node may be tried again after a stream to it was lost.
     return_at: Instant,
     return_backoff: Backoff,
+    /// Streams lost so far.
+    lost: usize,
     /// Since when every answer asks for a retry.
     refused_since: Option<Instant>,
     /// Whether the node owed an answer at the last look.
@@ -89,6 +92,7 @@ impl Driver {
             found: None,
             return_at: Instant::now(),
             return_backoff: Backoff::new(RETURN_FIRST, RETURN_MAX),
+            lost: 0,
             refused_since: None,
             is_silent: false,
         }
@@ -129,6 +133,7 @@ impl Driver {
             };
             tracing::debug!(peer = &**connection.address(), reason, "push stream lost");
             self.lane.handle_disconnect(reason);
+            self.lost += 1;
             connection.suspect();
             self.pool.handle_failure(connection.address());
             if since.elapsed() > STREAM_OF_USE {
@@ -153,7 +158,8 @@ impl Driver {
                 let lease = found.lease();
                 return Some((found, lease));
             }
-            let target = self.lane.target();
+            let way_out = avoid.and_then(|avoid| self.lane.way_out(avoid, self.lost));
+            let target = way_out.or_else(|| self.lane.target());
             match self.attend(pool.connection(Dialing::Dedicated, target.as_deref(), avoid)).await {
                 Ok(Ok(found)) => return Some(found),
                 Ok(Err(error)) => self.lane.handle_error(error.to_string()),

@@ -62,6 +62,11 @@ impl Lane {
         self.lanes.lock().router.target(self.slot)
     }
 
+    /// Another address that may be of use, after a stream to `avoid` was lost.
+    pub(super) fn way_out(&self, avoid: &str, turn: usize) -> Option<Arc<str>> {
+        self.lanes.lock().router.way_out(self.slot, avoid, turn)
+    }
+
     /// Begins a stream to this address and gives its request body.
     pub(super) fn handle_connect(&self, address: &Arc<str>) -> LaneBody {
         let mut state = self.lanes.lock();

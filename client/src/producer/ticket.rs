@@ -86,6 +86,12 @@ impl Outcomes {
         settled
     }
 
+    /// Whether a message has its outcome.
+    pub(crate) fn is_settled(&self, index: u32) -> bool {
+        let inner = self.lock();
+        inner.all.is_some() || inner.each.get(index as usize).is_some_and(Option::is_some)
+    }
+
     /// Adds the positions of one attempt. Of two for one message the first stands.
     pub(crate) fn add_positions(&self, mut positions: Vec<v1::Position>) {
         if !positions.is_empty() {

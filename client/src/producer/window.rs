@@ -27,7 +27,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use broky_proto::id::{ProducerId, Sequence};
+use broky_proto::id::{ProducerId, Sequence, Token};
 use broky_proto::limits::BATCH_MESSAGES_MAX;
 use broky_proto::v1::PushResponse;
 use bytes::Bytes;
@@ -345,6 +345,11 @@ impl Window {
             self.released += batch.release_if_done(&mut self.spare, self.options.batch_bytes_max);
         }
         self.drop_settled();
+    }
+
+    /// The tokens of what the oldest batch that was sent still waits for.
+    pub(crate) fn oldest_tokens(&self) -> Vec<Token> {
+        self.queue.front().map(Batch::unsettled_tokens).unwrap_or_default()
     }
 
     /// Number of the batch that is closed next.

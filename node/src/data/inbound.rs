@@ -17,7 +17,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::outbound::poll_message;
 use super::relay::{HistoryBody, Read, RelayBody};
-use super::{FRAME_BYTES_MAX, FrameQueue, Frames, Method, SERVED_KEEP_ALIVE, STREAM_WINDOW_BYTES};
+use super::{
+    FRAME_BYTES_MAX, FrameQueue, Frames, Method, SERVED_KEEP_ALIVE, SERVED_KEEP_ALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
+};
 use crate::worker::{LocalExecutor, Worker};
 
 /// Serves the streams of one connection.
@@ -107,6 +109,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, from: Member, stream: tokio::net::
         .initial_connection_window_size(STREAM_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
         .keep_alive_interval(SERVED_KEEP_ALIVE)
+        .keep_alive_timeout(SERVED_KEEP_ALIVE_TIMEOUT)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), DataService { worker, from });
     if let Err(error) = connection.await {

@@ -230,6 +230,19 @@ impl Router {
         self.lane(slot).target.clone().filter(|_| self.routes.is_some())
     }
 
+    /// Where a lane may go whose node was of no use: to one that leads what its oldest batch waits for, by the newest map. With
+    /// each `turn` to another of these, should there be several.
+    pub(crate) fn way_out(&self, slot: Slot, avoid: &str, turn: usize) -> Option<Arc<str>> {
+        let routes = self.routes.as_ref()?;
+        let tokens = self.lane(slot).window.oldest_tokens();
+        let ways = tokens.into_iter().filter_map(|token| routes.ways.get(routes.way(token)?));
+        let mut leaders: Vec<&Arc<str>> = ways.map(|way| &way.address).filter(|address| ***address != *avoid).collect();
+        leaders.sort_unstable();
+        leaders.dedup();
+        let at = turn.checked_rem(leaders.len())?;
+        leaders.get(at).map(|address| Arc::clone(address))
+    }
+
     /// Whether the node that a lane's stream leads to leads no vbucket any more, by the newest map.
     pub(crate) fn is_deserted(&self, slot: Slot) -> bool {
         let (Some(routes), Some(connected)) = (&self.routes, &self.lane(slot).connected) else { return false };

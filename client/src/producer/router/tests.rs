@@ -116,6 +116,28 @@ fn partition(vbucket: u32) -> String {
 }
 
 #[test]
+fn way_out_leads_to_those_who_lead_what_the_oldest_batch_waits_for() {
+    let mut bench = Bench::new();
+    bench.map("aaaa");
+    let slot = bench.push(0);
+    (1..4).for_each(|vbucket| drop(bench.push(vbucket)));
+    bench.connect(slot, "a");
+    let out = |bench: &Bench, turn| bench.router.way_out(slot, "a", turn).map(|address| address.to_string());
+    assert_eq!(bench.send(slot).len(), 1);
+    assert_eq!(out(&bench, 0), None, "nobody else leads any of it");
+    bench.map("-abc");
+    let [first, second, again] = [0, 1, 2].map(|turn| out(&bench, turn).unwrap());
+    assert_eq!([&*first, &*second, &*again], ["b", "c", "b"]);
+    // One of them is settled, and the others have to go again.
+    let run = |first, count, kind: OutcomeKind| Outcome { first, count, kind: kind.into(), ..Outcome::default() };
+    let refused = |first, count| Outcome { retry: true, ..run(first, count, OutcomeKind::Rejected) };
+    let outcomes = vec![refused(0, 2), run(2, 1, OutcomeKind::Committed), refused(3, 1)];
+    let response = PushResponse { outcomes, positions: Vec::new() };
+    bench.router.act(slot, |window| window.handle_response(response)).unwrap();
+    assert_eq!([0, 1].map(|turn| out(&bench, turn).unwrap()), ["c", "c"]);
+}
+
+#[test]
 fn everything_takes_one_lane_while_there_is_one_node() {
     let mut bench = Bench::new();
     let before: Vec<Slot> = (0..COUNT).map(|vbucket| bench.push(vbucket)).collect();
