@@ -16,8 +16,8 @@ use super::crowd::Crowd;
 use super::nemesis::Log;
 use super::setup::Setup;
 use crate::error::HarnessError;
-use crate::history::{End, Event, Heal};
-use crate::journal::Folder;
+use crate::history::{End, Event, Heal, Nanos};
+use crate::journal::{Folder, now};
 use crate::observer::{describe_except, is_full, is_settled, newest_map, raft_leader, until_map};
 use crate::supervisor::{Lifetime, Supervisor};
 use crate::verdict::Verdict;
@@ -58,6 +58,8 @@ pub(super) struct Done {
     pub(super) history: PathBuf,
     pub(super) folder: Folder,
     pub(super) lifetimes: Vec<Lifetime>,
+    /// What processes noted from then on is of their end: they are killed one after the other.
+    pub(super) ended: Nanos,
     pub(super) spans: Vec<Duration>,
     pub(super) faults: u64,
 }
@@ -253,12 +255,13 @@ impl Arena {
         self.crowd.read_everything(&self.cluster).await?;
         self.crowd.disperse().await;
         self.cluster.check()?;
-        self.log.journal.note(Event::End(End {}));
+        let ended = now();
+        self.log.journal.note_at(ended, Event::End(End {}));
         self.log.journal.flush();
         let folder = self.crowd.folder().clone();
         let (history, lifetimes) = (folder.path().to_owned(), self.cluster.lifetimes().to_vec());
         let faults = self.log.installed();
-        Ok(Done { setup: self.setup, verdict: self.verdict, history, folder, lifetimes, spans, faults })
+        Ok(Done { setup: self.setup, verdict: self.verdict, history, folder, lifetimes, ended, spans, faults })
     }
 }
 

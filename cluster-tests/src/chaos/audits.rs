@@ -15,14 +15,14 @@ use crate::history::{Event, IncarnationStart, Meta, Nanos, Pid};
 use crate::journal::{Folder, Journal};
 use crate::supervisor::Lifetime;
 
-/// Adds the audits of all processes to the history. Gives how many there were.
-pub(super) fn add(lifetimes: &[Lifetime], folder: &Folder) -> Result<usize, HarnessError> {
+/// Adds the audits of all processes to the history, as far as they were noted before it ended. Gives how many there were.
+pub(super) fn add(lifetimes: &[Lifetime], ended: Nanos, folder: &Folder) -> Result<usize, HarnessError> {
     let mut count = 0;
     // One that was killed at once has none.
     for lifetime in lifetimes.iter().filter(|lifetime| lifetime.audit.exists()) {
         let name = lifetime.audit.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let journal = folder.journal(&format!("audit-{name}"))?;
-        convert(lifetime, &journal)?;
+        convert(lifetime, ended, &journal)?;
         journal.flush();
         count += 1;
     }
@@ -59,7 +59,7 @@ pub(super) fn came_too_late(lifetimes: &[Lifetime]) -> usize {
     late.collect::<BTreeSet<_>>().len()
 }
 
-fn convert(lifetime: &Lifetime, journal: &Journal) -> Result<(), HarnessError> {
+fn convert(lifetime: &Lifetime, ended: Nanos, journal: &Journal) -> Result<(), HarnessError> {
     let path = &lifetime.audit;
     let file = File::open(path).map_err(HarnessError::io(format!("read {}", path.display())))?;
     let mut whose = Whose { pid: lifetime.pid, node: String::new(), cluster: None, registered: None };
@@ -72,6 +72,9 @@ fn convert(lifetime: &Lifetime, journal: &Journal) -> Result<(), HarnessError> {
             Err(_) if lines.peek().is_none() => break,
             Err(error) => return Err(HarnessError::answer(format!("read {}", path.display()), error)),
         };
+        if Nanos(record.t_ns) > ended {
+            break;
+        }
         whose.take(record, journal);
     }
     Ok(())

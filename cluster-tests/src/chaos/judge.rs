@@ -9,8 +9,8 @@ use crate::spans::percentile;
 use crate::verdict::show;
 
 pub(super) fn judge(done: Done) -> Result<Outcome, HarnessError> {
-    let Done { setup, mut verdict, history, folder, lifetimes, spans, faults } = done;
-    let audits = audits::add(&lifetimes, &folder)?;
+    let Done { setup, mut verdict, history, folder, lifetimes, ended, spans, faults } = done;
+    let audits = audits::add(&lifetimes, ended, &folder)?;
     let report = check_files(std::slice::from_ref(&history), setup.bounds.clone());
     let report = report.map_err(|error| HarnessError::answer(format!("judge {}", history.display()), error))?;
     verdict.rule("the history's invariants", report.verdict.name(), report.verdict == Judged::Passed);
