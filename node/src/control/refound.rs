@@ -101,10 +101,7 @@ fn plan(shared: &Arc<Shared>, group: &Group, answers: &[Answer]) -> Option<Plan>
     }
     let missing: Vec<&Peer> =
         membership.voter_ids().filter(|id| !lives(id)).filter_map(|id| membership.get_node(&id)).collect();
-    // A newer process may have been taken into the group as a learner before the older one died.
-    let heirs = |name: &str| answers.iter().find(|answer| answer.process.name == name);
-    let unaccounted: Vec<&str> =
-        missing.iter().map(|peer| peer.name.as_str()).filter(|name| heirs(name).is_none()).collect();
+    let unaccounted = unaccounted(&missing, &shared.config.name, answers);
     if !unaccounted.is_empty() {
         tracing::warn!(
             ?unaccounted,
@@ -117,7 +114,7 @@ fn plan(shared: &Arc<Shared>, group: &Group, answers: &[Answer]) -> Option<Plan>
     if !is_best {
         return None;
     }
-    let heirs = missing.iter().filter_map(|peer| heirs(&peer.name)).filter(|heir| !heir.is_in_group);
+    let heirs = missing.iter().filter_map(|peer| heir(&peer.name, answers)).filter(|heir| !heir.is_in_group);
     let others = members.values().copied().chain(heirs).map(|answer| answer.process.clone()).collect();
     let machine = group.newest_state().ok()?;
     // One who knew all and has no newer log than this one says so for both.
@@ -131,6 +128,17 @@ fn plan(shared: &Arc<Shared>, group: &Group, answers: &[Answer]) -> Option<Plan>
     }
     let seed = machine.refounded(!knew_all);
     Some(Plan { cluster: group.cluster, seed, others, previous: Some((group.id, mine)) })
+}
+
+/// A newer process of a node. It may have been taken into the group as a learner before the older one died.
+fn heir<'a>(name: &str, answers: &'a [Answer]) -> Option<&'a Answer> {
+    answers.iter().find(|answer| answer.process.name == name)
+}
+
+/// The nodes among these of which no newer process has presented itself. Of this process' own node it is one itself.
+fn unaccounted<'a>(missing: &[&'a Peer], me: &str, answers: &[Answer]) -> Vec<&'a str> {
+    let names = missing.iter().map(|peer| peer.name.as_str());
+    names.filter(|name| *name != me && heir(name, answers).is_none()).collect()
 }
 
 /// Meets every member of the group, every node of the map, and whoever has been heard of.
@@ -165,4 +173,29 @@ async fn meet_all(shared: &Arc<Shared>, group: &Arc<Group>) -> Vec<Answer> {
     // One process may be met at several addresses.
     let unique: BTreeMap<_, _> = answers.map(|answer| (answer.process.boot.to_vec(), answer)).collect();
     unique.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_voter_is_accounted_for_by_its_node_s_newer_process_be_it_this_one() {
+        let peer = |name: &str| Peer { name: name.to_owned(), address: String::new() };
+        let answer = |name: &str| Answer {
+            process: pb::Process { name: name.to_owned(), ..pb::Process::default() },
+            raft: RaftId(1),
+            is_in_group: false,
+            is_elsewhere: false,
+            last: (0, 0),
+            has_leader: false,
+            knew_all: false,
+        };
+        let [a, b, c] = ["a", "b", "c"].map(peer);
+        let missing = [&a, &b, &c];
+        assert_eq!(unaccounted(&missing, "d", &[answer("b")]), ["a", "c"]);
+        // It was taken into the group as a learner, before it was known that its node's voter is dead.
+        assert_eq!(unaccounted(&missing, "a", &[answer("b")]), ["c"]);
+        assert!(unaccounted(&missing, "a", &[answer("b"), answer("c")]).is_empty());
+    }
 }
