@@ -11,11 +11,11 @@ use rustc_hash::FxHashMap;
 const HELD_MAX: usize = 1 << 16;
 
 /// Whose messages into which vbucket.
-pub(crate) type Lane = (ProducerId, VBucketId);
+pub(crate) type Track = (ProducerId, VBucketId);
 
 /// See the module.
 #[derive(Default, Debug)]
-pub(crate) struct Holes(FxHashMap<Lane, Held>);
+pub(crate) struct Holes(FxHashMap<Track, Held>);
 
 /// What a producer must not push into a vbucket.
 #[derive(Clone, Default, Debug)]
@@ -52,18 +52,18 @@ impl Holes {
     }
 
     /// A message was not committed, and may come again.
-    pub(crate) fn add(&mut self, lane: Lane, sequence: Sequence) {
+    pub(crate) fn add(&mut self, track: Track, sequence: Sequence) {
         if self.0.len() >= HELD_MAX {
             // Whoever has left so many has gone long since.
             self.0.clear();
         }
-        let held = self.0.entry(lane).or_default();
+        let held = self.0.entry(track).or_default();
         held.hole.get_or_insert_with(|| Hole::new(sequence)).add(sequence);
     }
 
     /// Whether a message may go on; it is on its way with that. Requests are numbered as they come: `arrival`.
-    pub(crate) fn admit(&mut self, lane: Lane, sequence: Sequence, arrival: u64) -> bool {
-        self.0.get_mut(&lane).is_none_or(|held| held.admits(sequence, arrival))
+    pub(crate) fn admit(&mut self, track: Track, sequence: Sequence, arrival: u64) -> bool {
+        self.0.get_mut(&track).is_none_or(|held| held.admits(sequence, arrival))
     }
 
     /// Nothing is on its way any more.
@@ -72,8 +72,8 @@ impl Holes {
     }
 
     /// A message is committed.
-    pub(crate) fn pass(&mut self, lane: Lane, sequence: Sequence, arrival: u64) {
-        if let Some(held) = self.0.get_mut(&lane) {
+    pub(crate) fn pass(&mut self, track: Track, sequence: Sequence, arrival: u64) {
+        if let Some(held) = self.0.get_mut(&track) {
             held.pass(sequence, arrival);
         }
     }

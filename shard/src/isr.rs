@@ -41,6 +41,9 @@ const CATCH_UP_PER_TICK: usize = 32 << 20;
 /// The same where copies only move, and nobody waits but those who push.
 const MOVE_PER_TICK: usize = 1 << 20;
 
+/// A leader that is alone makes way no sooner after its vbucket changed, or somebody was heard of again: links take a while.
+const ALONE_MIN: Duration = Duration::from_millis(1_500);
+
 /// A worker that comes this much too late takes what looks like the silence of others for its own.
 const STALLED: Duration = Duration::from_millis(500);
 
@@ -234,6 +237,9 @@ impl Shard {
     /// reach.
     fn is_cut_off(&self, vbucket: VBucketId, leaving: &[Member]) -> bool {
         let Some(place) = self.places.get(usize::from(vbucket.0)) else { return false };
+        if self.now.since(place.since.max(self.returned_at)) < ALONE_MIN {
+            return false;
+        }
         let may_lead = |member: &Member| leaving.contains(member) && !self.barred.contains(&member.node);
         place.eligible.iter().any(may_lead) && !self.sessions.values().any(|it| it.stage(vbucket) != Stage::Absent)
     }

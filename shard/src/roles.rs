@@ -2,6 +2,7 @@
 //! events, so that it does not matter how many versions were missed, nor how they came.
 
 use broky_proto::id::{Epoch, IsrVersion, Lineage, MapVersion, Member, NodeId, Offset, VBucketId};
+use broky_proto::time::Timestamp;
 use broky_replication::{Isr, Replica, Role};
 use broky_ring::lineage::lineage_base;
 use broky_ring::map::{ClusterMap, VBucket};
@@ -14,6 +15,8 @@ use crate::shard::Shard;
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Place {
     pub(crate) version: MapVersion,
+    /// When that became known here.
+    pub(crate) since: Timestamp,
     pub(crate) is_held: bool,
     pub(crate) leader: Option<Member>,
     pub(crate) epoch: Epoch,
@@ -33,10 +36,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn of(vbucket: &VBucket, map: &ClusterMap, me: Member) -> Self {
+    fn of(vbucket: &VBucket, map: &ClusterMap, me: Member, since: Timestamp) -> Self {
         let all = vbucket.replicas.iter().chain(&vbucket.learners);
         Self {
             version: vbucket.version,
+            since,
             is_held: vbucket.has_copy_at(me.node) && map.is_current(me),
             leader: vbucket.leader.filter(|_| map.is_current(me)),
             epoch: vbucket.epoch,
@@ -69,7 +73,11 @@ impl Shard {
         self.delivery.set_map_version(map.version());
         self.members = map.nodes().map(|(node, entry)| Member { node, incarnation: entry.incarnation }).collect();
         let is_barred = |node: &NodeId| map.alive(*node).is_none() || map.node(*node).is_some_and(|it| it.is_draining);
-        self.barred = map.nodes().map(|(node, _)| node).filter(is_barred).collect();
+        let barred: Vec<NodeId> = map.nodes().map(|(node, _)| node).filter(is_barred).collect();
+        if self.barred.iter().any(|node| !barred.contains(node)) {
+            self.returned_at = self.now;
+        }
+        self.barred = barred;
         self.delivery.set_has_others(self.members.len() > 1);
         let (me, members) = (self.config.me, &self.members);
         self.absent.retain(|member, _| members.contains(member));
@@ -78,8 +86,10 @@ impl Shard {
         }
         let mut has_changed = false;
         for (id, vbucket) in map.vbuckets().filter(|(id, _)| self.config.owns(*id)).collect::<Vec<_>>() {
-            let place = Place::of(vbucket, map, me);
-            if self.places.get(usize::from(id.0)).is_some_and(|known| *known != place) {
+            let known = self.places.get(usize::from(id.0));
+            let place = Place::of(vbucket, map, me, known.map_or(self.now, |known| known.since));
+            if known.is_some_and(|known| *known != place) {
+                let place = Place { since: self.now, ..place };
                 self.take_place(id, place, out);
                 has_changed = true;
             }

@@ -34,8 +34,11 @@ use crate::groups::Groups;
 use crate::holes::Holes;
 use crate::outcome::{Exception, ExceptionKind, PartOutcome, exception};
 
-/// Time a message has to find its leader. Less than clients wait for an answer: the rest of its request has been answered then.
-const DEADLINE: Duration = Duration::from_millis(2_500);
+/// Time a message has to find its leader, if it comes again when that is told. Whoever pushed it goes elsewhere after 3 s without
+/// an answer, and the attempt that is under way then may take another second.
+const DEADLINE: Duration = Duration::from_millis(1_500);
+/// Of one that does not come again: longer than a failover takes.
+const DEADLINE_ALONE: Duration = Duration::from_secs(5);
 /// Time before a message that was refused is sent again, unless the map changes before.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -161,7 +164,8 @@ impl Router {
             self.holes.drop_fences();
         }
         self.arrivals += 1;
-        let (arrival, push, deadline) = (self.arrivals, Arc::new(push), now.plus(DEADLINE));
+        let deadline = now.plus(if push.producer == ProducerId(0) { DEADLINE_ALONE } else { DEADLINE });
+        let (arrival, push) = (self.arrivals, Arc::new(push));
         let batch = Batch { request, arrival, bytes, push, deadline, is_in_doubt: false };
         let batch = self.refuse_behind_holes(batch, out);
         let rest = self.dispatch(batch, out, |router, vbucket| {

@@ -56,6 +56,8 @@ pub struct Shard {
     pub(crate) members: Vec<Member>,
     /// Nodes that may not enter an ISR: fenced, or being drained.
     pub(crate) barred: Vec<NodeId>,
+    /// When one of them was heard of again.
+    pub(crate) returned_at: Timestamp,
     /// Processes to which a link is needed, ascending.
     pub(crate) wanted_sessions: Vec<Member>,
     /// Per vbucket: what the map says.
@@ -126,6 +128,7 @@ impl Shard {
             map_version: MapVersion(0),
             members: Vec::new(),
             barred: Vec::new(),
+            returned_at: Timestamp::default(),
             wanted_sessions: Vec::new(),
             places: vec![Place::default(); vbuckets.len()],
             staged: vec![Epoch::default(); vbuckets.len()],

@@ -4,8 +4,8 @@
 //! `serve` (a stream), `pause` (a wait before a retry or before the next stream). In each of them it looks at the time
 //! as long as something is unsettled ([`Driver::attend`]).
 //!
-//! When the lane's node cannot be reached, or does not answer, any other will do, since nodes forward; best is one that leads
-//! what the lane waits for, since nodes forward only to whom they reach. While that lasts the driver tries the
+//! When the lane's node cannot be reached any other will do, since nodes forward. When a stream was lost, or the node refuses
+//! what another leads by now, the next is to one that leads what the lane waits for: nodes forward only to whom they reach. While that lasts the driver tries the
 //! right one beside the stream ([`Driver::look_for_target`]), at the intervals that the pool allows; once it answers, the
 //! stream moves there, after everything sent was answered.
 
@@ -55,6 +55,8 @@ pub(super) struct Driver {
     lost: usize,
     /// Since when every answer asks for a retry.
     refused_since: Option<Instant>,
+    /// Whether the last answer did.
+    was_refused: bool,
     /// Whether the node owed an answer at the last look.
     is_silent: bool,
 }
@@ -65,6 +67,8 @@ enum Stop {
     Done,
     /// The lane's node can be reached, and nothing is unanswered here.
     Move,
+    /// The node refuses, and another leads what waits. Nothing is unanswered here.
+    Elsewhere,
     /// The stream is of no further use.
     Broken(CallError),
     /// The node asked us to go elsewhere, or was silent for too long.
@@ -94,6 +98,7 @@ impl Driver {
             return_backoff: Backoff::new(RETURN_FIRST, RETURN_MAX),
             lost: 0,
             refused_since: None,
+            was_refused: false,
             is_silent: false,
         }
     }
@@ -119,6 +124,13 @@ impl Driver {
                 Stop::Move => {
                     self.lane.handle_disconnect("moving to the lane's own node".to_owned());
                     avoid = None;
+                    continue;
+                }
+                Stop::Elsewhere => {
+                    self.lane.handle_disconnect("another node leads what waits".to_owned());
+                    self.lost += 1;
+                    self.return_at = Instant::now() + self.return_backoff.next_wait(u64::MAX);
+                    avoid = Some(Arc::clone(connection.address()));
                     continue;
                 }
                 Stop::Leave(reason) => reason,
@@ -165,7 +177,7 @@ impl Driver {
                 Ok(Err(error)) => self.lane.handle_error(error.to_string()),
                 Err(Stop::Done) => return None,
                 // Nothing is unanswered without a stream; to be safe, go on.
-                Err(Stop::Broken(_) | Stop::Leave(_) | Stop::Move) => {}
+                Err(Stop::Broken(_) | Stop::Leave(_) | Stop::Move | Stop::Elsewhere) => {}
             }
             self.pause().await.ok()?;
         }
@@ -184,7 +196,7 @@ impl Driver {
             if let Err(stop) = self.serve_one(&mut responses).await {
                 match stop {
                     Stop::Done => drain(responses).await,
-                    Stop::Move => drop(tokio::spawn(drain(responses))),
+                    Stop::Move | Stop::Elsewhere => drop(tokio::spawn(drain(responses))),
                     Stop::Leave(_) | Stop::Broken(_) => {}
                 }
                 return stop;
@@ -205,8 +217,15 @@ impl Driver {
             Next::Continue => {
                 self.backoff.reset();
                 self.refused_since = None;
+                self.was_refused = false;
             }
             Next::Wait => {
+                let connected = self.connected.as_deref().unwrap_or_default();
+                if self.lane.way_out(connected, self.lost).is_some() && self.was_refused {
+                    self.was_refused = false;
+                    return Err(Stop::Elsewhere);
+                }
+                self.was_refused = true;
                 // A node that refuses for so long may be the only one that does: cut off from the others, say.
                 let since = *self.refused_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > self.lane.lanes.silence_timeout {

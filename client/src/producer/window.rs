@@ -347,7 +347,7 @@ impl Window {
         self.drop_settled();
     }
 
-    /// The tokens of what the oldest batch that was sent still waits for.
+    /// The tokens of what the oldest batch still waits for.
     pub(crate) fn oldest_tokens(&self) -> Vec<Token> {
         self.queue.front().map(Batch::unsettled_tokens).unwrap_or_default()
     }

@@ -231,7 +231,7 @@ impl Arena {
         Ok(count)
     }
 
-    /// Changes of an ISR that were refused so far, because what their leader went by was not so any more.
+    /// Changes of an ISR that were refused so far, because one that was to be in it was another process by then, or dead.
     pub fn came_too_late(&self) -> usize {
         super::audits::came_too_late(self.cluster.lifetimes())
     }

@@ -40,19 +40,17 @@ pub(super) fn registered(path: &Path) -> Option<Member> {
     members.last()
 }
 
-/// Changes of an ISR that the control log refused because a process was not what its leader took it for, as any of these
-/// processes noted: it had been replaced, or declared dead, or it was not the ISR any more that was to be changed.
+/// Changes of an ISR that the control log refused because a process that was to be in it had been replaced, or declared dead,
+/// meanwhile, as any of these processes noted.
 pub(super) fn came_too_late(lifetimes: &[Lifetime]) -> usize {
     let lines = lifetimes.iter().filter_map(|lifetime| Some(BufReader::new(File::open(&lifetime.audit).ok()?).lines()));
     let records = lines.flatten().filter_map(|line| serde_json::from_str::<AuditRecord>(&line.ok()?).ok());
     let late = records.filter_map(|record| match record.event {
-        AuditEvent::Refused { change, refusal } => match refusal {
-            IsrRefusal::StaleVersion { .. }
-            | IsrRefusal::Ineligible { reason: Ineligible::Replaced { .. } | Ineligible::Fenced, .. } => {
-                Some((change.vbucket, change.epoch, change.expected))
-            }
-            _ => None,
-        },
+        AuditEvent::Refused { change, refusal } => {
+            let IsrRefusal::Ineligible { reason, .. } = refusal else { return None };
+            let is_late = matches!(reason, Ineligible::Replaced { .. } | Ineligible::Fenced);
+            is_late.then_some((change.vbucket, change.epoch, change.expected))
+        }
         AuditEvent::Process { .. } | AuditEvent::Registered(_) | AuditEvent::Map(_) => None,
     });
     // Every node notes each.

@@ -18,7 +18,7 @@ use super::world::{Event, World};
 /// Time that whoever is dialled has to answer.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(800);
 /// A connection on which nothing passes is given up by who dialled it after this, by who was dialled later.
-const DIALLER_PATIENCE: Duration = Duration::from_millis(2_500);
+const DIALLER_PATIENCE: Duration = Duration::from_secs(3);
 const LISTENER_PATIENCE: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);

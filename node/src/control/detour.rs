@@ -163,13 +163,18 @@ impl Shared {
             let patience = (timing::PROBE * (round + 1)).min(timing::DIAL);
             let mut direct = std::pin::pin!(dial(address, &hello, patience));
             let mut detour = std::pin::pin!(self.dial_around(to, &hello, round, patience));
-            let mut is_open = !way.has_detour();
+            let had_detour = way.has_detour();
+            let mut is_open = !had_detour;
             let direct = loop {
                 tokio::select! {
                     direct = &mut direct => break direct,
                     found = &mut detour, if is_open => {
                         is_open = false;
                         self.take_detour(address, how, way, found);
+                    }
+                    () = way.detour_lost(), if !is_open && way.has_detour() => {
+                        detour.set(self.dial_around(to, &hello, round, patience));
+                        is_open = true;
                     }
                 }
             };
@@ -192,6 +197,9 @@ impl Shared {
                 }
             }
             round += 1;
+            if had_detour && !way.has_detour() {
+                pause = PAUSE;
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
                 () = way.detour_lost(), if way.has_detour() => pause = PAUSE,

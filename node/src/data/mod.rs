@@ -60,8 +60,8 @@ const HISTORY_WINDOW_BYTES: u32 = 256 << 10;
 /// HTTP/2's own sign of life, for whoever dialled: links that carry pushes and relayed deliveries have no other. Leaders and
 /// followers ping one another far more often.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// Silence after a ping that ends the link. With the above it is less than a client waits for an answer.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Silence after a ping that ends the link.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same for whoever was dialled. What comes on a link that was silent for so long is not taken any more: whoever pushed it
 /// may have given it up since, and pushed what comes behind it by another way.
 const SERVED_KEEP_ALIVE: Duration = Duration::from_secs(2);

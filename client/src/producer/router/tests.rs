@@ -120,7 +120,7 @@ fn way_out_leads_to_those_who_lead_what_the_oldest_batch_waits_for() {
     let mut bench = Bench::new();
     bench.map("aaaa");
     let slot = bench.push(0);
-    (1..4).for_each(|vbucket| drop(bench.push(vbucket)));
+    assert!((1..4).all(|vbucket| bench.push(vbucket) == slot));
     bench.connect(slot, "a");
     let out = |bench: &Bench, turn| bench.router.way_out(slot, "a", turn).map(|address| address.to_string());
     assert_eq!(bench.send(slot).len(), 1);

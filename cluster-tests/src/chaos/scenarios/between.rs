@@ -23,12 +23,12 @@ async fn run(arena: &mut Arena) -> Result<(), HarnessError> {
     let mut met = Vec::new();
     while arena.goes_on()? {
         let at = arena.busiest().await?;
+        let before = arena.map().await?;
         for other in (0..3).filter(|other| *other != at).collect::<Vec<_>>() {
             let late = Faults::delayed(Duration::from_millis(300), Duration::ZERO);
             arena.disturb("late acknowledgements", (other, at), late);
         }
         arena.pass_some(Duration::from_millis(100), Duration::from_millis(290)).await;
-        let before = arena.map().await?;
         let killed = arena.now();
         arena.kill(at)?;
         arena.mend_network()?;

@@ -117,7 +117,7 @@ impl MachineStore {
     fn carry_out(&self, inner: &mut Inner, at: LogId, request: Request) -> Answer {
         let audited = self.audit.as_ref().and_then(|audit| match &request {
             Request::Command(Command::AlterIsr { changes, .. }) => Some((audit, changes.clone())),
-            _ => None,
+            Request::Seed(_) | Request::Command(_) | Request::Register { .. } => None,
         });
         let answer = inner.machine.apply(at.index, request);
         if let (Some((audit, changes)), Answer::Outcome(outcome)) = (audited, &answer) {
