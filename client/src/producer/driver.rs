@@ -220,12 +220,12 @@ impl Driver {
                 self.was_refused = false;
             }
             Next::Wait => {
+                // Once may be because the lead has just changed hands.
                 let connected = self.connected.as_deref().unwrap_or_default();
-                if self.lane.way_out(connected, self.lost).is_some() && self.was_refused {
+                if std::mem::replace(&mut self.was_refused, true) && self.lane.way_out(connected, self.lost).is_some() {
                     self.was_refused = false;
                     return Err(Stop::Elsewhere);
                 }
-                self.was_refused = true;
                 // A node that refuses for so long may be the only one that does: cut off from the others, say.
                 let since = *self.refused_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > self.lane.lanes.silence_timeout {
