@@ -5,9 +5,9 @@
 //! as long as something is unsettled ([`Driver::attend`]).
 //!
 //! When the lane's node cannot be reached any other will do, since nodes forward. When a stream was lost, or the node refuses
-//! what another leads by now, the next is to one that leads what the lane waits for: nodes forward only to whom they reach. While that lasts the driver tries the
-//! right one beside the stream ([`Driver::look_for_target`]), at the intervals that the pool allows; once it answers, the
-//! stream moves there, after everything sent was answered.
+//! what another leads by now, the next is to one that leads what the lane waits for: nodes forward only to whom they reach.
+//! While that lasts the driver tries the right one beside the stream ([`Driver::look_for_target`]), at the intervals that the
+//! pool allows; once it answers, the stream moves there, after everything sent was answered.
 
 use std::pin::Pin;
 use std::sync::Arc;
