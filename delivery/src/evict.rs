@@ -83,16 +83,17 @@ impl Delivery {
     }
 
     /// Where that begins, per vbucket, which a reader gets who goes on at the oldest block: of a log that it reads as
-    /// history, what the log holds, and of what is relayed nothing; of others what is seen. Where a note of a gap that
-    /// counts begins before that, there.
+    /// history, what the log holds, whatever those missed who read what was relayed; of others what is seen, or where a note
+    /// of a gap that counts begins, if that is before.
     pub(crate) fn starts_of(&self, history: Option<&[BlockSeq]>, counts: impl Fn(&v1::Gap) -> bool) -> Arc<[Offset]> {
-        let start = |(at, view): (usize, &View)| match history.and_then(|since| since.get(at)) {
-            Some(since) if *since == view.since => view.log.start,
-            Some(_) | None => view.seen().start,
-        };
+        let is_history = |at: usize, view: &View| history.and_then(|since| since.get(at)) == Some(&view.since);
+        let start = |(at, view)| if is_history(at, view) { view.log.start } else { view.seen().start };
         let mut starts: Vec<Offset> = self.views.iter().enumerate().map(start).collect();
         for gap in self.feeds.iter().flat_map(Feed::gaps).filter(|gap| counts(gap)) {
-            if let Some(start) = starts.get_mut(gap.vbucket as usize) {
+            let at = gap.vbucket as usize;
+            if let (Some(start), Some(view)) = (starts.get_mut(at), self.views.get(at))
+                && !is_history(at, view)
+            {
                 *start = (*start).min(Offset(gap.from));
             }
         }

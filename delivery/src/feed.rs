@@ -125,7 +125,8 @@ pub(crate) struct Feed {
     matches_floor: BlockSeq,
     /// Bytes that the remembered matches have copied together.
     gathered_bytes: usize,
-    /// Blocks below may hold messages of histories that are over, or that readers of the log do not see, or see twice.
+    /// Blocks below may hold messages of histories that are over, or that readers of the log do not see, or see twice. Notes of
+    /// gaps stand below.
     pub(crate) stale_until: BlockSeq,
     /// No reader that is behind stands below. May be lower than the truth, never higher.
     pub(crate) behind_floor: BlockSeq,
@@ -172,6 +173,7 @@ impl Feed {
         let seq = self.tail();
         self.notes.push_back(seq);
         self.slots.push_back(Slot { kind: Kind::Relayed, block: Block::empty(), matches: None, gaps: Some(gaps) });
+        self.stale_until = self.tail();
         self.forget_matches(seq);
     }
 

@@ -17,7 +17,7 @@ use crate::feed::{Block, BlockSeq, FeedId};
 use crate::fill::Filled;
 use crate::interest::Interest;
 use crate::matching::{Piece, frame_pieces};
-use crate::subscription::{AWAITED, Position, Subscription, SubscriptionId, WantsAt};
+use crate::subscription::{AWAITED, Position, Resuming, Subscription, SubscriptionId, WantsAt};
 use crate::view::{Kind, is_fed_by};
 
 /// What a reader gets.
@@ -204,7 +204,7 @@ impl Delivery {
     /// Whether a subscription that asked for a part has all of it that a feed carries.
     fn is_over(&self, id: SubscriptionId, feed: FeedId) -> bool {
         let Some(subscription) = self.subscription(id) else { return true };
-        let has_part = |it: &crate::subscription::Resuming| it.to.is_some() && !it.applies(feed);
+        let has_part = |it: &Resuming| it.to.is_some() && !it.applies(feed);
         subscription.is_done || subscription.resuming.as_deref().is_some_and(has_part)
     }
 
@@ -254,16 +254,16 @@ impl Delivery {
         let slot = source.slot_mut(seq)?;
         let resuming = subscription.resuming.as_deref().filter(|_| is_resuming);
         let wants = resuming.map(|resuming| resuming.wants_at(feed, seq));
+        let is_history = wants.is_some_and(|wants| wants.is_history);
         if let Some(gaps) = &slot.gaps {
-            // Planted: the reader goes on behind the gap.
-            if cfg!(feature = "bug-skip-gap") {
+            // A log that is read as history has no hole. Planted: the reader goes on behind the gap.
+            if is_history || cfg!(feature = "bug-skip-gap") {
                 return None;
             }
             let vbuckets = self.config.vbuckets;
-            let gaps = gaps.iter().filter_map(|gap| gap_for(gap, interest, vbuckets, wants)).collect::<Vec<_>>();
+            let gaps = gaps.iter().filter_map(|gap| gap_for(gap, interest, vbuckets, resuming)).collect::<Vec<_>>();
             return Part::of_gaps(gaps);
         }
-        let is_history = wants.is_some_and(|wants| wants.is_history);
         if slot.kind == (if is_history { Kind::Relayed } else { Kind::Hidden }) {
             return None;
         }
@@ -386,13 +386,13 @@ impl Part {
 }
 
 /// What a reader is told of a gap that stands in a feed.
-fn gap_for(gap: &v1::Gap, interest: &Interest, vbuckets: VBucketCount, wants: Option<WantsAt<'_>>) -> Option<v1::Gap> {
+fn gap_for(gap: &v1::Gap, interest: &Interest, vbuckets: VBucketCount, resuming: Option<&Resuming>) -> Option<v1::Gap> {
     let vbucket = u16::try_from(gap.vbucket).map(VBucketId).ok()?;
-    if !interest.may_want_vbucket(vbucket, vbuckets) || wants.is_some_and(|wants| !wants.wants_vbucket(vbucket)) {
+    if !interest.may_want_vbucket(vbucket, vbuckets) {
         return None;
     }
-    let from = wants.map_or(gap.from, |wants| gap.from.max(wants.resuming.start_of(vbucket).0));
-    let to = wants.map_or(gap.to, |wants| gap.to.min(wants.resuming.end_of(vbucket).0));
+    let from = resuming.map_or(gap.from, |resuming| gap.from.max(resuming.start_of(vbucket).0));
+    let to = resuming.map_or(gap.to, |resuming| gap.to.min(resuming.end_of(vbucket).0));
     (from < to).then_some(v1::Gap { from, to, ..*gap })
 }
 

@@ -17,16 +17,16 @@ fn push_that_works(node: &ServedNode, args: &[&str]) -> Process {
     push
 }
 
-/// Whether bytes that nobody has read yet wait behind this address.
-fn has_unread_bytes(address: &str) -> bool {
+/// How many bytes that nobody has read yet wait behind this address, on the connection that has most of them.
+fn unread_bytes(address: &str) -> u64 {
     let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
     let local = format!(":{port:04X}");
     let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
-    sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|socket| {
-        // Local address, remote address, state, and the two queues. A listener's queue counts connections.
-        let is_connection = socket[1].ends_with(&local) && socket[3] == "01";
-        is_connection && !socket[4].ends_with(":00000000")
-    })
+    let sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // Local address, remote address, state, and the two queues. A listener's queue counts connections.
+    let connections = sockets.filter(|socket| socket[1].ends_with(&local) && socket[3] == "01");
+    let queues = connections.map(|socket| u64::from_str_radix(socket[4].rsplit_once(':').unwrap().1, 16).unwrap());
+    queues.max().unwrap_or(0)
 }
 
 #[test]
@@ -107,8 +107,10 @@ fn second_signal_ends_a_push_at_once_and_the_rest_is_unknown() {
     let address = node.address.clone();
     let serve = node.into_process();
     serve.signal(Signal::STOP);
-    push.write(b"two\nthree\n");
-    until("both are sent", || has_unread_bytes(&address).then_some(()));
+    let large = ["x".repeat(2048).as_bytes(), b"\n"].concat();
+    push.write(&large.repeat(2));
+    // Pings wait there too: far fewer bytes.
+    until("both are sent", || (unread_bytes(&address) > 4096).then_some(()));
     let started = Instant::now();
     push.signal(Signal::INT);
     until("the first is noticed", || push.stderr().contains("once more").then_some(()));

@@ -20,6 +20,13 @@ pub(crate) struct Feed {
     next: u64,
 }
 
+/// What a reader is told of offsets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Told {
+    Message(u64),
+    Gap(u64, u64),
+}
+
 impl Feed {
     pub(crate) fn new(base: u64) -> Self {
         let mut delivery = Delivery::new(DeliveryConfig {
@@ -149,6 +156,17 @@ impl Feed {
     pub(crate) fn read(&mut self, id: SubscriptionId) -> v1::Delivery {
         let Poll::Frame(frame) = self.delivery.poll(id) else { panic!("nothing to read") };
         v1::Delivery::decode(&frame[PREFIX_LEN..]).unwrap()
+    }
+
+    /// Whatever is there to read, in order.
+    pub(crate) fn read_all_told(&mut self, id: SubscriptionId) -> Vec<Told> {
+        let mut all = Vec::new();
+        while let Poll::Frame(frame) = self.delivery.poll(id) {
+            let told = v1::Delivery::decode(&frame[PREFIX_LEN..]).unwrap();
+            all.extend(told.gaps.iter().map(|gap| Told::Gap(gap.from, gap.to)));
+            all.extend(told.messages.iter().map(|message| Told::Message(message.offset)));
+        }
+        all
     }
 
     /// The offsets of all that is there to read.

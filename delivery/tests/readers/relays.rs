@@ -7,7 +7,7 @@ use broky_proto::v1::start::Start;
 use broky_proto::v1::{self, ErrorCode, GapReason};
 use bytes::Bytes;
 
-use crate::feed::{CLUSTER, Feed, VBUCKET, earliest, live, resume};
+use crate::feed::{CLUSTER, Feed, Told, VBUCKET, earliest, live, resume};
 
 /// An owner, and a relay of it that holds nothing.
 fn pair() -> (Feed, Feed, RelayId) {
@@ -208,6 +208,28 @@ fn reader_of_history_that_is_overtaken_is_told_whatever_notes_stand_behind_of_wh
     assert_eq!(gaps(feed.read(ahead)), [(2, 3)]);
     assert_eq!(gaps(feed.read(overtaken)), [(2, 3)]);
     assert_eq!((feed.read_all(overtaken), feed.read_all(ahead)), (vec![], vec![]));
+}
+
+#[test]
+fn reader_of_history_is_not_told_of_what_only_those_missed_who_read_what_was_relayed() {
+    let mut feed = Feed::new(0);
+    feed.open(&["*"], live(), 0);
+    feed.block(&["a"]);
+    feed.fall_behind();
+    feed.begin_relayed(1);
+    // The owner has evicted 1 before it was relayed; the copy of it came by another way.
+    feed.lose_until(2);
+    feed.go_on_at(1);
+    feed.block_as(Kind::Hidden, &["b"]);
+    feed.block_as(Kind::Hidden, &["c"]);
+    feed.go_on_at(2);
+    feed.block_as(Kind::Relayed, &["c"]);
+    feed.delivery.set_in_sync(VBUCKET, true, &mut Vec::new());
+    feed.block(&["d"]);
+    let (ahead, overtaken) = (feed.open(&["*"], earliest(), 0), feed.open(&["*"], earliest(), 0));
+    assert_eq!(feed.read_all_told(ahead), [Told::Message(0), Told::Message(1), Told::Message(2), Told::Message(3)]);
+    feed.evict(1);
+    assert_eq!(feed.read_all_told(overtaken), [Told::Gap(0, 1), Told::Message(1), Told::Message(2), Told::Message(3)]);
 }
 
 #[test]
