@@ -31,9 +31,10 @@ const TAG_ACKS: u8 = 2 << 3 | VARINT;
 const TAG_PRODUCER_ID: u8 = 3 << 3 | FIXED64;
 const TAG_SEQUENCE: u8 = 4 << 3 | VARINT;
 const TAG_WANT_POSITIONS: u8 = 5 << 3 | VARINT;
+const TAG_SETTLED_BELOW: u8 = 6 << 3 | FIXED64;
 
 /// Most bytes [`append_options`] writes.
-pub(crate) const OPTIONS_BYTES_MAX: usize = 2 + 9 + 11 + 2;
+pub(crate) const OPTIONS_BYTES_MAX: usize = 2 + 9 + 11 + 2 + 9;
 
 /// A message whose encoded length is known.
 #[derive(Clone, Copy)]
@@ -131,9 +132,10 @@ pub(crate) struct Options {
     pub(crate) producer: ProducerId,
     pub(crate) sequence: Sequence,
     pub(crate) want_positions: bool,
+    pub(crate) settled_below: Sequence,
 }
 
-/// Appends fields 2 to 5 of a `PushRequest`.
+/// Appends fields 2 to 6 of a `PushRequest`.
 pub(crate) fn append_options(out: &mut Vec<u8>, options: Options) {
     let acks = match options.acks {
         Acks::Committed => 0,
@@ -151,6 +153,18 @@ pub(crate) fn append_options(out: &mut Vec<u8>, options: Options) {
     }
     if options.want_positions {
         out.extend_from_slice(&[TAG_WANT_POSITIONS, 1]);
+    }
+    // The last field, and as long as any other of its kind: a retry may tell more.
+    if options.settled_below.0 != 0 {
+        out.push(TAG_SETTLED_BELOW);
+        out.extend_from_slice(&options.settled_below.0.to_le_bytes());
+    }
+}
+
+/// Replaces what a request ends with that told what is settled.
+pub(crate) fn set_settled_below(request: &mut [u8], settled_below: Sequence) {
+    if let Some(last) = request.last_chunk_mut() {
+        *last = settled_below.0.to_le_bytes();
     }
 }
 
@@ -255,6 +269,7 @@ mod tests {
             producer_id in 1..u64::MAX,
             sequence in any::<u64>(),
             want_positions in any::<bool>(),
+            (settled_below, later) in (any::<u64>(), 1..u64::MAX),
         ) {
             let mut out = Vec::new();
             for message in &messages {
@@ -271,10 +286,16 @@ mod tests {
                 producer: ProducerId(producer_id),
                 sequence: Sequence(sequence),
                 want_positions,
+                settled_below: Sequence(settled_below),
             });
             prop_assert!(out.len() - before <= OPTIONS_BYTES_MAX);
-            let expected = v1::PushRequest { messages, acks, producer_id, sequence, want_positions };
-            prop_assert_eq!(v1::PushRequest::decode(&out[..]).unwrap(), expected);
+            let mut expected = v1::PushRequest { messages, acks, producer_id, sequence, want_positions, settled_below };
+            prop_assert_eq!(&v1::PushRequest::decode(&out[..]).unwrap(), &expected);
+            if settled_below != 0 {
+                set_settled_below(&mut out, Sequence(later));
+                expected.settled_below = later;
+                prop_assert_eq!(v1::PushRequest::decode(&out[..]).unwrap(), expected);
+            }
         }
     }
 

@@ -157,6 +157,13 @@ impl Dedup {
         }
     }
 
+    /// Notes that nothing of a producer below this sequence will be offered again: nobody waits for it any more.
+    pub fn settle_below(&mut self, producer: ProducerId, sequence: Sequence) {
+        if let Some(known) = self.producers.get_mut(&producer) {
+            known.hole = known.hole.take().and_then(|hole| hole.from(sequence));
+        }
+    }
+
     /// Notes that a run of messages was stored, as [`Dedup::stored`] does for each.
     pub fn stored_run(&mut self, producer: ProducerId, run: SequenceRun, committed: Offset) {
         let Some(last) = run.count.checked_sub(1) else { return };
@@ -353,6 +360,22 @@ mod tests {
         assert_eq!(dedup.check(P, Sequence(4)), Verdict::New);
         dedup.stored(P, Sequence(4), Offset(2), ALL);
         assert_eq!(dedup.check(P, Sequence(5)), Verdict::New);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_will_not_come_again() {
+        let mut dedup = with(&[1, 2]);
+        dedup.refused(P, Sequence(4), Offset(2));
+        dedup.refused_behind(P, Sequence(6));
+        dedup.settle_below(P, Sequence(0));
+        dedup.settle_below(P, Sequence(4));
+        assert_eq!(dedup.check(P, Sequence(6)), Verdict::OutOfSequence);
+        dedup.settle_below(P, Sequence(5));
+        assert_eq!(dedup.check(P, Sequence(7)), Verdict::OutOfSequence, "the other one comes again");
+        assert_eq!(dedup.check(P, Sequence(6)), Verdict::New);
+        dedup.stored(P, Sequence(6), Offset(2), ALL);
+        assert_eq!(dedup.check(P, Sequence(4)), Verdict::OutOfSequence, "it came all the same, and too late");
+        assert_eq!(dedup.check(P, Sequence(7)), Verdict::New);
     }
 
     #[test]

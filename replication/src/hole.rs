@@ -106,6 +106,15 @@ impl Hole {
         }
     }
 
+    /// What is left of it once nothing below this message comes again.
+    #[must_use]
+    pub fn from(self, sequence: Sequence) -> Option<Self> {
+        match sequence.0.checked_sub(1) {
+            Some(last) => self.behind(Sequence(last)),
+            None => Some(self),
+        }
+    }
+
     /// What is left of it once this message is stored, or on its way: those before it are as well, or never will be.
     #[must_use]
     pub fn behind(mut self, sequence: Sequence) -> Option<Self> {
@@ -167,6 +176,13 @@ mod tests {
         let hole = hole.behind(Sequence(4)).unwrap();
         assert!(hole.admits(Sequence(6)) && !hole.admits(Sequence(9)));
         assert_eq!(hole.behind(Sequence(9)), None);
+    }
+
+    #[test]
+    fn what_will_not_come_again_is_no_hole() {
+        let left = |from| hole([4, 6, 9]).from(Sequence(from));
+        assert_eq!((left(0), left(4)), (Some(hole([4, 6, 9])), Some(hole([4, 6, 9]))));
+        assert_eq!((left(5), left(9), left(10)), (Some(hole([6, 9])), Some(hole([9])), None));
     }
 
     #[test]

@@ -272,6 +272,13 @@ impl Replica {
         Some(self.log.extend(count))
     }
 
+    /// Notes that nothing of a producer below this sequence will be offered again: what follows has not to wait for it.
+    pub fn settle_below(&mut self, id: ProducerId, sequence: Sequence) {
+        if matches!(self.role, Role::Leader(_)) {
+            self.dedup.settle_below(id, sequence);
+        }
+    }
+
     /// Notes that a message was refused before it was offered, and may be pushed again: what follows it has to wait.
     pub fn refuse(&mut self, (id, sequence): (ProducerId, Sequence)) {
         match self.dedup.check(id, sequence) {

@@ -36,6 +36,11 @@ impl Held {
         }
     }
 
+    /// Nothing below this comes again.
+    fn settle_below(&mut self, sequence: Sequence) {
+        self.hole = self.hole.take().and_then(|hole| hole.from(sequence));
+    }
+
     /// Whether a message may go on.
     fn admits(&mut self, sequence: Sequence, arrival: u64) -> bool {
         if self.hole.as_ref().is_some_and(|hole| !hole.admits(sequence)) {
@@ -64,6 +69,13 @@ impl Holes {
     /// Whether a message may go on; it is on its way with that. Requests are numbered as they come: `arrival`.
     pub(crate) fn admit(&mut self, track: Track, sequence: Sequence, arrival: u64) -> bool {
         self.0.get_mut(&track).is_none_or(|held| held.admits(sequence, arrival))
+    }
+
+    /// Nothing below this comes again of a producer and vbucket: nobody waits for it.
+    pub(crate) fn settle_below(&mut self, track: Track, sequence: Sequence) {
+        if let Some(held) = self.0.get_mut(&track) {
+            held.settle_below(sequence);
+        }
     }
 
     /// Nothing is on its way any more.

@@ -103,9 +103,19 @@ impl Shard {
             }
             let (next, later) = run.split_at(fitting.max(1));
             if !self.store_run(storing, next, vbucket, set) {
+                self.settle_below(storing.push, vbucket);
                 next.iter().for_each(|entry| self.store(storing, entry, vbucket, set));
             }
             run = later;
+        }
+    }
+
+    /// Takes note of what its producer will not push again into a vbucket.
+    fn settle_below(&mut self, push: &Push, vbucket: VBucketId) {
+        if let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0))
+            && push.producer.0 != 0
+        {
+            replica.settle_below(push.producer, push.settled_below);
         }
     }
 

@@ -315,6 +315,7 @@ impl Router {
         entries.retain(|entry| {
             let place = (batch.push.producer, vbuckets.vbucket_of(entry.token));
             let sequence = batch.push.sequence.plus(u64::from(entry.index));
+            holes.settle_below(place, batch.push.settled_below);
             let is_admitted = holes.admit(place, sequence, batch.arrival);
             if !is_admitted {
                 exceptions.extend(exception(entry.index, Append::OutOfSequence));
@@ -453,8 +454,8 @@ fn len(batch: &Batch) -> u32 {
 
 /// The same request, with these of its messages, to be stored in these epochs.
 fn with_entries(batch: &Batch, entries: Vec<Entry>, epochs: Vec<Epoch>) -> Batch {
-    let Push { acks, producer, sequence, want_positions, .. } = *batch.push;
-    let push = Push { entries, epochs, rejected: Vec::new(), acks, producer, sequence, want_positions };
+    let Push { acks, producer, sequence, want_positions, settled_below, .. } = *batch.push;
+    let push = Push { entries, epochs, rejected: Vec::new(), acks, producer, sequence, want_positions, settled_below };
     Batch { push: Arc::new(push), bytes: batch.bytes.clone(), ..*batch }
 }
 

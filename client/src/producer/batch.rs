@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use broky_proto::frame::{PREFIX_LEN, prefix};
-use broky_proto::id::Token;
+use broky_proto::id::{Sequence, Token};
 use broky_proto::wire::scan_push;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::error::PushError;
+use super::numbering::Numbering;
+use super::options::ProducerOptions;
 use super::ticket::{Outcomes, Settled};
-use crate::encode::{Encoder, OPTIONS_BYTES_MAX, Options, append_options};
+use crate::encode::{Encoder, OPTIONS_BYTES_MAX, Options, append_options, set_settled_below};
 
 /// Buffers kept for the next batches, at most.
 const SPARE_MAX: usize = 8;
@@ -39,9 +41,9 @@ impl Spare {
 
 #[derive(Debug)]
 enum Body {
-    /// Room for the prefix, and messages. Not sent yet: which producer id and sequence it goes under is open.
+    /// Room for the prefix, and messages. Not sent yet, and without a sequence.
     Open(Vec<u8>),
-    /// A framed request. From now on the same bytes are sent at each attempt.
+    /// A framed request. But for what it tells of others it is the same at each attempt.
     Framed(Bytes),
     /// Settled.
     Gone,
@@ -51,6 +53,8 @@ enum Body {
 #[derive(Debug)]
 pub(crate) struct Batch {
     body: Body,
+    /// Of its first message, once it was sent.
+    sequence: Option<Sequence>,
     pub(super) messages: u32,
     /// Messages without an outcome.
     pub(super) unsettled: u32,
@@ -71,6 +75,7 @@ impl Batch {
     pub(super) fn new(spare: &mut Spare, batch_bytes_max: usize, deadline: Instant) -> Self {
         Self {
             body: Body::Open(spare.take(batch_bytes_max)),
+            sequence: None,
             messages: 0,
             unsettled: 0,
             must_repeat: false,
@@ -101,21 +106,48 @@ impl Batch {
         !matches!(self.body, Body::Open(_))
     }
 
-    /// The framed request. Its options are fixed at the first call; `options` is asked for them then.
+    /// The sequence of its first message, once it was sent.
+    pub(super) fn sequence(&self) -> Option<Sequence> {
+        self.sequence
+    }
+
+    /// The framed request, numbered when it is asked for the first time. `oldest` is the first sequence that is not settled;
+    /// its own if there is none.
     ///
     /// # Panics
     /// When the batch is settled: there is nothing to send.
-    pub(super) fn request(&mut self, options: impl FnOnce() -> Options) -> Bytes {
+    pub(super) fn request(
+        &mut self,
+        oldest: Option<Sequence>,
+        numbering: &mut Numbering,
+        options: &ProducerOptions,
+    ) -> Bytes {
+        let sequence = *self.sequence.get_or_insert_with(|| numbering.take(self.messages));
+        let settled_below = oldest.unwrap_or(sequence);
         let framed = match std::mem::replace(&mut self.body, Body::Gone) {
             Body::Open(mut buffer) => {
-                append_options(&mut buffer, options());
+                append_options(
+                    &mut buffer,
+                    Options {
+                        acks: options.acks,
+                        producer: numbering.producer(),
+                        sequence,
+                        want_positions: options.want_positions,
+                        settled_below,
+                    },
+                );
                 let header = prefix(buffer.len() - PREFIX_LEN);
                 if let Some(place) = buffer.first_chunk_mut() {
                     *place = header;
                 }
                 Bytes::from(buffer)
             }
-            Body::Framed(framed) => framed,
+            Body::Framed(framed) => {
+                // The transport may hold what it was given.
+                let mut again = framed.try_into_mut().unwrap_or_else(|framed| BytesMut::from(&framed[..]));
+                set_settled_below(&mut again, settled_below);
+                again.freeze()
+            }
             Body::Gone => panic!("a settled batch is not sent"),
         };
         self.body = Body::Framed(framed.clone());

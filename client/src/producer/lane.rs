@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::answer::Violation;
-use super::lanes::{Lanes, fresh_id, wake};
+use super::lanes::{Lanes, wake};
 use super::router::Slot;
 use super::window::Next;
 use crate::transport::Outgoing;
@@ -207,7 +207,7 @@ impl Outgoing for LaneBody {
             return Poll::Ready(None);
         }
         let was_awaiting = state.router.window(self.slot).is_awaiting();
-        let request = state.router.act(self.slot, |window| window.next_request(fresh_id));
+        let request = state.router.next_request(self.slot);
         if let Some(request) = request {
             if !was_awaiting {
                 state.port(self.slot).heard = Instant::now();

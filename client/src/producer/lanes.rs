@@ -63,11 +63,6 @@ pub(super) struct Port {
     pub(super) driver: Arc<Notify>,
 }
 
-/// A new producer id: random, not zero.
-pub(super) fn fresh_id() -> ProducerId {
-    ProducerId(random().max(1))
-}
-
 pub(super) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
@@ -77,7 +72,8 @@ pub(super) fn wake(waker: Option<Waker>) {
 impl Lanes {
     pub(super) fn new(options: ProducerOptions) -> Self {
         let silence_timeout = options.silence_timeout;
-        let state = State { router: Router::new(options), ports: vec![Port::new()], streams: 0, drivers: 0 };
+        let router = Router::new(options, ProducerId(random().max(1)));
+        let state = State { router, ports: vec![Port::new()], streams: 0, drivers: 0 };
         Self {
             state: Mutex::new(state),
             silence_timeout,

@@ -13,6 +13,7 @@ mod error;
 mod keeper;
 mod lane;
 mod lanes;
+mod numbering;
 mod options;
 mod router;
 mod ticket;

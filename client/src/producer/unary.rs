@@ -55,7 +55,8 @@ fn request(messages: &[impl AsMessage]) -> Result<Bytes, PushError> {
     buffer.extend_from_slice(&[0; PREFIX_LEN]);
     messages.iter().for_each(|message| Encoder::new(message.as_message()).append(&mut buffer));
     let (producer, sequence) = (ProducerId(0), Sequence(0));
-    append_options(&mut buffer, Options { acks: Acks::Committed, producer, sequence, want_positions: true });
+    let (acks, want_positions, settled_below) = (Acks::Committed, true, Sequence(0));
+    append_options(&mut buffer, Options { acks, producer, sequence, want_positions, settled_below });
     let header = prefix(buffer.len() - PREFIX_LEN);
     if let Some(place) = buffer.first_chunk_mut() {
         *place = header;

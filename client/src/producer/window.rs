@@ -13,21 +13,19 @@
 //! **Invariant:** a message has one outcome. "Rejected" is reported only when every attempt was answered, and answered with
 //! a refusal, and none will follow; if one attempt went unanswered the outcome is "unknown".
 //!
-//! The hard case: a message is given up at its deadline after refusals. The broker may refuse everything behind it in
-//! its vbucket as out of sequence for as long as it is missing, so batches that were never sent then go under a new
-//! producer id, which starts a sequence of its own. Batches that were sent keep the id they went under, and have to be
-//! settled first: the broker keeps the order of one id only.
+//! A node waits for what it has refused, and refuses what comes behind it in its vbucket. That may never come again: it
+//! was given up, or pushed again to another node. So each request tells below which sequence everything of its vbuckets is
+//! settled: the oldest batch here, since what is unsettled of a vbucket is in one window, or waits for another
+//! ([`super::router`]). What was given up and is still on its way is refused as soon as anything behind it is stored, for
+//! all sequences of a producer are drawn from one [`Numbering`], when a batch is sent for the first time.
 //!
-//! The same after a break. The node that was left may miss some of what it had then, and refuse what comes behind it, for
-//! all it knows, for ever: that it was pushed again elsewhere it is not told. When the stream comes back it is under another
-//! id.
-//!
-//! Source: Kafka's idempotent producer (KIP-98, and KIP-360 for the change of id).
+//! Source: Kafka's idempotent producer (KIP-98), which takes another epoch of its id where this one tells what is settled
+//! (KIP-360).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use broky_proto::id::{ProducerId, Sequence, Token};
+use broky_proto::id::Token;
 use broky_proto::limits::BATCH_MESSAGES_MAX;
 use broky_proto::v1::PushResponse;
 use bytes::Bytes;
@@ -35,9 +33,10 @@ use tokio::time::Instant;
 
 use super::answer::{FlushSummary, Violation, apply, check_coverage, give_up};
 use super::batch::{Batch, Spare};
+use super::numbering::Numbering;
 use super::options::ProducerOptions;
 use super::ticket::Outcomes;
-use crate::encode::{Encoder, Options};
+use crate::encode::Encoder;
 
 /// Whether requests may be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,12 +70,6 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) struct Window {
     options: ProducerOptions,
-    producer: ProducerId,
-    /// The sequence of the next batch that is sent for the first time.
-    sequence: Sequence,
-    /// Whether new batches need another id: there is none yet, an earlier message was given up under this one, or a node
-    /// was left with something of it unsettled.
-    needs_new_id: bool,
     phase: Phase,
     /// Takes new messages. Always behind `queue`.
     open: Option<Batch>,
@@ -104,10 +97,6 @@ impl Window {
     pub(crate) fn new(options: ProducerOptions) -> Self {
         Self {
             options,
-            // None yet: the first batch that is sent asks for one.
-            producer: ProducerId(0),
-            sequence: Sequence(1),
-            needs_new_id: true,
             phase: Phase::Disconnected,
             open: None,
             is_urgent: false,
@@ -216,15 +205,12 @@ impl Window {
             Phase::Disconnected | Phase::Holding | Phase::Draining => false,
             Phase::Probing | Phase::Sending if self.held_from.is_some_and(|held| self.next >= held) => false,
             Phase::Probing if !self.awaiting.is_empty() => false,
-            Phase::Probing | Phase::Sending => {
-                (self.next < self.end() || self.is_open_due()) && !(self.needs_new_id && self.is_behind_old_id())
-            }
+            Phase::Probing | Phase::Sending => self.next < self.end() || self.is_open_due(),
         }
     }
 
-    /// The next request to send, framed. Requests must be sent in the order they are given. `fresh` makes a producer id,
-    /// should another be needed.
-    pub(crate) fn next_request(&mut self, fresh: impl FnOnce() -> ProducerId) -> Option<Bytes> {
+    /// The next request to send, framed. Requests must be sent in the order they are given.
+    pub(crate) fn next_request(&mut self, numbering: &mut Numbering) -> Option<Bytes> {
         if !self.has_request() {
             return None;
         }
@@ -232,16 +218,8 @@ impl Window {
             self.close_open();
         }
         let at = self.place(self.next)?;
-        let Self { queue, options, producer, sequence, needs_new_id, .. } = self;
-        let batch = queue.get_mut(at)?;
-        let messages = u64::from(batch.messages);
-        let request = batch.request(|| {
-            if std::mem::take(needs_new_id) {
-                (*producer, *sequence) = (fresh(), Sequence(1));
-            }
-            let first = std::mem::replace(sequence, sequence.plus(messages));
-            Options { acks: options.acks, producer: *producer, sequence: first, want_positions: options.want_positions }
-        });
+        let oldest = self.queue.front().and_then(Batch::sequence);
+        let request = self.queue.get_mut(at)?.request(oldest, numbering, &self.options);
         self.awaiting.push_back(self.next);
         self.next += 1;
         self.skip_settled();
@@ -261,7 +239,6 @@ impl Window {
             }
         }
         self.phase = Phase::Disconnected;
-        self.needs_new_id |= self.queue.iter().any(Batch::was_sent);
         self.rewind();
     }
 
@@ -328,7 +305,6 @@ impl Window {
             }
             let is_unanswered = self.awaiting.contains(&number);
             is_owed |= is_unanswered;
-            self.needs_new_id |= batch.was_sent();
             give_up(batch, is_unanswered, reason, &mut self.summary);
             self.released += batch.release_if_done(&mut self.spare, self.options.batch_bytes_max);
         }
@@ -340,7 +316,6 @@ impl Window {
     pub(crate) fn handle_refusal(&mut self, reason: &str) {
         let Some(at) = self.awaiting.front().and_then(|number| self.place(*number)) else { return };
         if let Some(batch) = self.queue.get_mut(at) {
-            self.needs_new_id = true;
             give_up(batch, true, reason, &mut self.summary);
             self.released += batch.release_if_done(&mut self.spare, self.options.batch_bytes_max);
         }
@@ -361,14 +336,6 @@ impl Window {
     /// Where in the queue a batch is; `None` when it is not there any more.
     fn place(&self, number: u64) -> Option<usize> {
         number.checked_sub(self.front).and_then(|at| usize::try_from(at).ok())
-    }
-
-    /// Whether the batch to send next was never sent while an older one is unsettled. Under another id it could overtake
-    /// that one: the broker orders messages of one id only.
-    #[cold]
-    fn is_behind_old_id(&self) -> bool {
-        let next = self.place(self.next).and_then(|at| self.queue.get(at));
-        self.next != self.front && next.is_none_or(|batch| !batch.was_sent())
     }
 
     fn is_open_due(&self) -> bool {

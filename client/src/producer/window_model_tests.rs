@@ -1,12 +1,13 @@
-//! The window against a model of a broker, under random breaks, refusals and lost answers.
+//! The window against a model of a broker, under random breaks, refusals, lost answers and requests that come late.
 //!
 //! What must hold whatever happens: each message has one outcome; what is committed is stored once; what is rejected is
 //! not stored; messages of one vbucket are stored in the order they were pushed.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use broky_proto::frame::PREFIX_LEN;
+use broky_proto::id::ProducerId;
 use broky_proto::v1::{ErrorCode, Outcome, OutcomeKind, PushRequest};
 use proptest::prelude::*;
 use prost::Message as _;
@@ -51,8 +52,10 @@ enum Step {
     /// The oldest answer on its way arrives.
     Answer,
     Retry,
-    /// The broker takes this many requests, whose answers are lost with the stream.
+    /// The broker takes this many requests, whose answers are lost with the stream. The others are on their way still.
     Break(usize),
+    /// The broker takes the oldest request of a stream that broke.
+    Stray(usize),
     Connect,
     Pass(u64),
 }
@@ -66,6 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Answer),
         2 => Just(Step::Retry),
         1 => (0..3_usize).prop_map(Step::Break),
+        2 => (0..3_usize).prop_map(Step::Stray),
         2 => Just(Step::Connect),
         1 => (0..20_u64).prop_map(Step::Pass),
     ]
@@ -76,8 +80,10 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     stored: Vec<(u8, u64)>,
     known: HashSet<(u64, u64)>,
-    /// Lowest refused sequence by producer and vbucket.
-    refused: HashMap<(u64, u8), u64>,
+    /// By producer and vbucket: the highest sequence stored.
+    last: HashMap<(u64, u8), u64>,
+    /// By producer and vbucket: sequences that were refused and have not come again.
+    refused: HashMap<(u64, u8), BTreeSet<u64>>,
 }
 
 impl Model {
@@ -88,11 +94,18 @@ impl Model {
             let id = (request.producer_id, request.sequence + u64::from(index));
             let lane = (request.producer_id, vbucket);
             let duplicate = self.known.contains(&id);
-            let is_ahead = self.refused.get(&lane).is_some_and(|refused| *refused < id.1);
+            let is_late = self.last.get(&lane).is_some_and(|last| *last > id.1);
+            let refused = self.refused.entry(lane).or_default();
+            refused.retain(|refused| *refused >= request.settled_below);
+            let is_ahead = refused.first().is_some_and(|first| *first < id.1);
             if number % 7 == 3 {
                 // As a node does that finds a message too large: each time, and before it looks at the sequence.
                 let (kind, code) = (OutcomeKind::Rejected.into(), ErrorCode::MessageTooLarge.into());
                 return Outcome { first: index, count: 1, kind, code, ..Outcome::default() };
+            }
+            if is_late && !duplicate {
+                let (kind, code) = (OutcomeKind::Rejected.into(), ErrorCode::OutOfSequence.into());
+                return Outcome { first: index, count: 1, kind, code, retry: true, ..Outcome::default() };
             }
             let code = match (duplicate, refuse >> vbucket & 1, is_ahead) {
                 (true, ..) | (false, 0, false) => None,
@@ -100,15 +113,15 @@ impl Model {
                 (false, ..) => Some(ErrorCode::NotEnoughReplicas),
             };
             if let Some(code) = code {
-                let lowest = self.refused.entry(lane).or_insert(id.1);
-                *lowest = id.1.min(*lowest);
+                refused.insert(id.1);
                 let kind = OutcomeKind::Rejected.into();
                 return Outcome { first: index, count: 1, kind, code: code.into(), retry: true, ..Outcome::default() };
             }
             if !duplicate {
                 self.known.insert(id);
+                self.last.insert(lane, id.1);
                 self.stored.push((vbucket, number));
-                self.refused.retain(|key, refused| (*key, *refused) != (lane, id.1));
+                refused.remove(&id.1);
             }
             let kind = OutcomeKind::Committed.into();
             Outcome { first: index, count: 1, kind, duplicate, ..Outcome::default() }
@@ -120,12 +133,14 @@ impl Model {
 
 struct World {
     window: Window,
+    numbering: Numbering,
     model: Model,
     requests: VecDeque<PushRequest>,
+    /// What streams held that broke.
+    strays: Vec<VecDeque<PushRequest>>,
     answers: VecDeque<PushResponse>,
     tickets: Vec<Ticket>,
     now: Instant,
-    fresh: u64,
     is_connected: bool,
     wants_retry: bool,
 }
@@ -140,12 +155,13 @@ impl World {
         };
         Self {
             window: Window::new(options),
+            numbering: Numbering::new(ProducerId(1)),
             model: Model::default(),
             requests: VecDeque::new(),
+            strays: Vec::new(),
             answers: VecDeque::new(),
             tickets: Vec::new(),
             now: Instant::now(),
-            fresh: 0,
             is_connected: false,
             wants_retry: false,
         }
@@ -164,6 +180,7 @@ impl World {
                 }
             }
             Step::Break(stored) => self.disconnect(stored),
+            Step::Stray(at) => self.take_stray(at),
             Step::Connect => self.connect(),
             Step::Pass(seconds) => {
                 self.now += Duration::from_secs(seconds);
@@ -186,11 +203,7 @@ impl World {
     }
 
     fn send(&mut self) {
-        let fresh = &mut self.fresh;
-        let request = self.window.next_request(|| {
-            *fresh += 1;
-            ProducerId(*fresh)
-        });
+        let request = self.window.next_request(&mut self.numbering);
         self.requests.extend(request.map(|framed| PushRequest::decode(&framed[PREFIX_LEN..]).unwrap()));
     }
 
@@ -218,11 +231,19 @@ impl World {
         for _ in 0..stored {
             self.store(0, false);
         }
-        self.requests.clear();
+        self.strays.push(std::mem::take(&mut self.requests));
         self.answers.clear();
         self.window.handle_disconnect();
         self.is_connected = false;
         self.wants_retry = false;
+    }
+
+    fn take_stray(&mut self, at: usize) {
+        self.strays.retain(|stray| !stray.is_empty());
+        let count = self.strays.len();
+        if let Some(request) = self.strays.get_mut(at % count.max(1)).and_then(VecDeque::pop_front) {
+            self.model.store(&request, 0);
+        }
     }
 
     fn connect(&mut self) {
@@ -232,18 +253,16 @@ impl World {
         }
     }
 
-    /// Lets everything go well from now on, until all is settled. What was sent behind something given up may stay
-    /// refused until its own deadline.
+    /// Lets everything go well from now on, until all is settled.
     fn settle(&mut self) {
         self.window.hurry();
-        for round in 0..400 {
+        for _ in 0..400 {
             if self.window.is_empty() {
-                return;
+                return (0..100).for_each(|at| self.take_stray(at));
             }
             for step in [Step::Connect, Step::Retry, Step::Send, Step::Store { refuse: 0 }, Step::Answer] {
                 self.step(step);
             }
-            self.step(Step::Pass(if round < 200 { 0 } else { 1 }));
         }
         panic!("not settled: {:?}", self.window);
     }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use broky_proto::frame::PREFIX_LEN;
+use broky_proto::id::ProducerId;
 use broky_proto::v1::{ErrorCode, Outcome, OutcomeKind, PushRequest};
 use prost::Message as _;
 
@@ -14,17 +15,16 @@ const COMMITTED: Result<Receipt, PushError> = Ok(Receipt { position: None, dupli
 /// A window with a stream, the tickets of what was pushed, and a clock.
 struct Bench {
     window: Window,
+    numbering: Numbering,
     tickets: Vec<Ticket>,
     now: Instant,
-    /// The next producer id; the first is another than those after.
-    fresh: ProducerId,
 }
 
 impl Bench {
     fn new(options: ProducerOptions) -> Self {
         let mut window = Window::new(options);
         window.handle_connect();
-        Self { window, tickets: Vec::new(), now: Instant::now(), fresh: ProducerId(77) }
+        Self { window, numbering: Numbering::new(ProducerId(77)), tickets: Vec::new(), now: Instant::now() }
     }
 
     fn push(&mut self, payload: &str) {
@@ -45,8 +45,7 @@ impl Bench {
     }
 
     fn send(&mut self) -> Option<PushRequest> {
-        let fresh = &mut self.fresh;
-        let framed = self.window.next_request(|| std::mem::replace(fresh, ProducerId(99)))?;
+        let framed = self.window.next_request(&mut self.numbering)?;
         self.window.check_invariants();
         Some(PushRequest::decode(&framed[PREFIX_LEN..]).unwrap())
     }
@@ -164,11 +163,7 @@ fn break_sends_the_unanswered_again_in_order_before_anything_new() {
     bench.window.handle_disconnect();
     assert_eq!(bench.send_all(), []);
     bench.window.handle_connect();
-    assert_eq!(bench.send_all(), [batch(2, &["b"]), batch(3, &["c"])]);
-    bench.answer(vec![committed(0, 1)]);
-    assert_eq!(bench.send_all(), []);
-    bench.answer(vec![committed(0, 1)]);
-    assert_eq!(bench.send_all(), [batch(1, &["d"])]);
+    assert_eq!(bench.send_all(), [batch(2, &["b"]), batch(3, &["c"]), batch(4, &["d"])]);
 }
 
 #[test]
@@ -354,8 +349,40 @@ fn message_refused_until_the_deadline_is_rejected() {
     assert!(matches!(bench.outcome(0), Some(Err(PushError::Rejected { retry: true, .. }))));
 }
 
+/// What a request tells: its sequence, and below which all is settled.
+fn told(request: Option<PushRequest>) -> Option<(u64, u64)> {
+    request.map(|request| {
+        assert_eq!(request.producer_id, 77);
+        (request.sequence, request.settled_below)
+    })
+}
+
 #[test]
-fn after_giving_up_new_batches_go_under_a_new_id_and_sent_ones_keep_theirs() {
+fn each_request_tells_what_is_settled() {
+    let mut bench = Bench::new(eager());
+    bench.push("a");
+    assert_eq!(told(bench.send()), Some((1, 1)));
+    for payload in ["b", "c"] {
+        bench.push(payload);
+        bench.window.hurry();
+    }
+    bench.answer(vec![committed(0, 1)]);
+    assert_eq!(told(bench.send()), Some((2, 2)));
+    bench.push("d");
+    assert_eq!(told(bench.send()), Some((4, 2)));
+    bench.answer(vec![committed(0, 2)]);
+    bench.push("e");
+    assert_eq!(told(bench.send()), Some((5, 4)));
+    bench.answer(vec![committed(0, 1)]);
+    bench.answer(vec![committed(0, 1)]);
+    // Another window of the same producer.
+    bench.numbering.take(10);
+    bench.push("f");
+    assert_eq!(told(bench.send()), Some((16, 16)));
+}
+
+#[test]
+fn nobody_waits_for_what_was_given_up() {
     let mut bench = Bench::new(eager());
     bench.send_each(&["a"]);
     bench.pass(Duration::from_secs(20));
@@ -365,26 +392,43 @@ fn after_giving_up_new_batches_go_under_a_new_id_and_sent_ones_keep_theirs() {
     bench.answer(vec![refused(0, 1, ErrorCode::OutOfSequence)]);
     bench.pass(Duration::from_secs(10));
     bench.window.handle_retry();
-    let b = bench.send().unwrap();
-    assert_eq!((b.producer_id, b.sequence, payloads(&b)), (77, 2, vec!["b".to_owned()]));
+    assert_eq!(told(bench.send()), Some((2, 2)), "it was sent before and tells more now");
     bench.answer(vec![committed(0, 1)]);
-    let c = bench.send().unwrap();
-    assert_eq!((c.producer_id, c.sequence, payloads(&c)), (99, 1, vec!["c".to_owned()]));
+    assert_eq!(told(bench.send()), Some((3, 3)));
 }
 
 #[test]
-fn after_a_break_new_batches_go_under_a_new_id_once_the_sent_ones_are_settled() {
+fn after_a_break_the_node_is_told_what_came_elsewhere() {
     let mut bench = Bench::new(eager());
-    bench.send_each(&["a", "b"]);
+    bench.send_each(&["a", "b", "c"]);
+    bench.answer(vec![committed(0, 1)]);
     bench.window.handle_disconnect();
     bench.window.handle_connect();
-    bench.push("c");
-    let id = |request: Option<PushRequest>| request.map(|request| (request.producer_id, request.sequence));
-    assert_eq!([id(bench.send()), id(bench.send()), id(bench.send())], [Some((77, 1)), Some((77, 2)), None]);
+    bench.push("d");
+    assert_eq!([told(bench.send()), told(bench.send())], [Some((2, 2)), Some((3, 2))]);
+    bench.window.hurry();
+    assert_eq!(told(bench.send()), Some((4, 2)));
+}
+
+#[test]
+fn what_is_sent_again_does_not_change_under_the_transport() {
+    let mut bench = Bench::new(eager());
+    bench.push("a");
+    bench.window.hurry();
+    let first = bench.window.next_request(&mut bench.numbering).unwrap();
+    bench.push("b");
+    bench.window.hurry();
+    let held = bench.window.next_request(&mut bench.numbering).unwrap();
+    let before = held.to_vec();
+    drop(first);
     bench.answer(vec![committed(0, 1)]);
-    assert_eq!(id(bench.send()), None, "it could overtake what is unsettled");
-    bench.answer(vec![committed(0, 1)]);
-    assert_eq!(id(bench.send()), Some((99, 1)));
+    bench.window.handle_disconnect();
+    bench.window.handle_connect();
+    let again = bench.window.next_request(&mut bench.numbering).unwrap();
+    assert_eq!(before, held);
+    let decode = |framed: &Bytes| PushRequest::decode(&framed[PREFIX_LEN..]).unwrap();
+    assert_eq!((told(Some(decode(&held))), told(Some(decode(&again)))), (Some((2, 1)), Some((2, 2))));
+    assert_eq!(decode(&held).messages, decode(&again).messages);
 }
 
 #[test]
@@ -431,7 +475,7 @@ fn buffers_are_used_again() {
     let mut places = std::collections::HashSet::new();
     for _ in 0..100 {
         bench.push("a");
-        let request = bench.window.next_request(|| ProducerId(77)).unwrap();
+        let request = bench.window.next_request(&mut bench.numbering).unwrap();
         places.insert(request.as_ptr());
         drop(request);
         bench.answer(vec![committed(0, 1)]);

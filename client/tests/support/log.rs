@@ -50,6 +50,13 @@ impl Log {
         *lowest = sequence.min(*lowest);
     }
 
+    /// Nothing below comes again of this producer and vbucket.
+    pub(crate) fn settle_below(&mut self, producer: u64, vbucket: u16, sequence: u64) {
+        if self.refused.get(&(producer, vbucket)).is_some_and(|refused| *refused < sequence) {
+            self.refused.remove(&(producer, vbucket));
+        }
+    }
+
     /// Whether an earlier message of this producer and vbucket was refused and did not come again.
     pub(crate) fn is_ahead(&self, producer: u64, vbucket: u16, sequence: u64) -> bool {
         self.refused.get(&(producer, vbucket)).is_some_and(|refused| *refused < sequence)

@@ -112,6 +112,7 @@ fn store_one(
         retry,
         duplicate: false,
     };
+    state.log.settle_below(producer, vbucket, push.settled_below.0);
     let known = state.log.is_stored(producer, sequence).filter(|_| producer != 0).cloned();
     let duplicate = known.is_some();
     if !duplicate {

@@ -1,9 +1,8 @@
 //! Producers: each pushes one message after the other, as the client library does, until its outcome is known.
 //!
 //! What was not committed goes again under its sequence, in order, before anything new, once everything on the way has been
-//! answered. After a break it goes on under another id when all that was sent is settled: the node at the other end may know
-//! of a message that it refused, and is not told that it came elsewhere. If that is what keeps a message from being taken, it
-//! goes to another node. Who has waited too long gives up: the outcome is what is known by then.
+//! answered. Who has waited too long gives up: the outcome is what is known by then, and the next request tells that nobody
+//! has to wait for it any more. What is still on its way then must not be stored behind what comes later.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use broky_proto::frame;
 use broky_proto::id::{Token, VBucketId};
 use broky_proto::time::Timestamp;
-use broky_proto::v1::{self, Acks, ErrorCode, OutcomeKind, PushResponse};
+use broky_proto::v1::{self, Acks, OutcomeKind, PushResponse};
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -29,8 +28,6 @@ const OPEN_MAX: usize = 64;
 const SILENCE: Duration = Duration::from_secs(3);
 /// After this the outcome of a message is what is known by then.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(12);
-/// So many answers in a row that something is missing which is not: it is not known here that it came elsewhere.
-const REFUSALS_MAX: u32 = 16;
 /// Between attempts.
 const RETRY: Duration = Duration::from_millis(20);
 const RECONNECT: Duration = Duration::from_millis(50);
@@ -55,7 +52,6 @@ struct Sent {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Producer {
-    /// Never used again, after it was given up.
     id: u64,
     sequence: u64,
     stream: Option<StreamId>,
@@ -68,10 +64,6 @@ pub(super) struct Producer {
     is_holding: bool,
     /// Not before then.
     resumes: Timestamp,
-    /// A connection broke under this id.
-    is_broken: bool,
-    /// How often in a row nothing was taken because of something that is missing.
-    refusals: u32,
 }
 
 impl Producer {
@@ -90,7 +82,7 @@ impl Producer {
 impl World {
     pub(super) fn add_producer(&mut self) {
         let at = self.producers.len();
-        let (id, now) = (at as u64 * 1_000_000 + 1, self.now());
+        let (id, now) = (at as u64 + 1, self.now());
         let (queue, sent) = (VecDeque::new(), VecDeque::new());
         self.producers.push(Producer {
             id,
@@ -101,8 +93,6 @@ impl World {
             sent,
             is_holding: false,
             resumes: now,
-            is_broken: false,
-            refusals: 0,
         });
         self.schedule.after(Duration::from_millis(at as u64), Event::Producer(at));
     }
@@ -125,11 +115,7 @@ impl World {
         }
         let open =
             self.producers[at].queue.len() + self.producers[at].sent.iter().map(|it| it.messages.len()).sum::<usize>();
-        let this = &mut self.producers[at];
-        if this.is_broken && open == 0 {
-            (this.id, this.sequence, this.is_broken, this.is_holding) = (this.id + 1, 0, false, false);
-        }
-        if !self.is_calm && open < OPEN_MAX && !self.producers[at].is_broken {
+        if !self.is_calm && open < OPEN_MAX {
             for _ in 0..=self.work.below(self.options.batch_max) {
                 self.add_message(at);
             }
@@ -184,6 +170,7 @@ impl World {
                 producer_id: this.id,
                 sequence: first,
                 want_positions: true,
+                settled_below: this.sent.front().map_or(first, |oldest| oldest.messages[0].id.sequence.min(first)),
             };
             this.sent.push_back(Sent { messages, at: now });
             let stream = this.stream.unwrap();
@@ -216,8 +203,7 @@ impl World {
         if this.stream != Some(id) {
             return;
         }
-        (this.stream, this.is_connected, this.refusals) = (None, false, 0);
-        this.is_broken = true;
+        (this.stream, this.is_connected) = (None, false);
         for message in std::mem::take(&mut this.sent).into_iter().flat_map(|sent| sent.messages) {
             this.push_again(Message { is_in_doubt: true, ..message });
         }
@@ -269,12 +255,6 @@ impl World {
                 }
             }
         }
-        let is_missing = response.outcomes.iter().all(|outcome| outcome.code() == ErrorCode::OutOfSequence);
-        let this = &mut self.producers[at];
-        this.refusals = if is_missing { this.refusals + 1 } else { 0 };
-        if this.refusals > REFUSALS_MAX && this.sent.is_empty() {
-            return self.close(id, Side::Dialler, false);
-        }
         self.push_on(at);
     }
 
@@ -293,7 +273,7 @@ impl World {
         }
         let this = &mut self.producers[at];
         let messages = std::mem::take(&mut this.queue);
-        (this.id, this.sequence, this.is_holding, this.is_broken) = (this.id + 1, 0, false, false);
+        this.is_holding = false;
         self.say(|| format!("producer {at} gives up {} messages", messages.len()));
         for message in messages {
             self.checks.note_end(message.id, message.is_in_doubt);

@@ -49,6 +49,8 @@ pub struct Push {
     pub sequence: Sequence,
     /// Whether positions are wanted in the answer.
     pub want_positions: bool,
+    /// What its producer pushed below into the same vbuckets will not come again. Zero: nothing is known.
+    pub settled_below: Sequence,
 }
 
 /// Scans an encoded `PushRequest`. A message that is malformed or longer than `message_bytes_max` is rejected alone; a
@@ -84,6 +86,11 @@ pub fn scan_push(request: &[u8], message_bytes_max: usize) -> Result<Push, (Erro
     }
     if push.producer.0 != 0 && push.sequence.0.checked_add(u64::from(count)).is_none() {
         let reason = format!("{count} messages from sequence {} on go beyond the last sequence", push.sequence.0);
+        return Err((ErrorCode::Malformed, reason));
+    }
+    if push.producer.0 != 0 && push.settled_below > push.sequence {
+        let (below, sequence) = (push.settled_below.0, push.sequence.0);
+        let reason = format!("settled_below {below} is beyond the request's own sequence {sequence}");
         return Err((ErrorCode::Malformed, reason));
     }
     Ok(push)
@@ -139,6 +146,10 @@ impl Push {
             5 => {
                 expect_type(field, wire_type, VARINT)?;
                 self.want_positions = reader.varint()? != 0;
+            }
+            6 => {
+                expect_type(field, wire_type, FIXED64)?;
+                self.settled_below = Sequence(reader.fixed64()?);
             }
             _ => reader.skip(field, wire_type)?,
         }

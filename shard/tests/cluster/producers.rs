@@ -60,6 +60,7 @@ impl Producer {
             producer_id: self.id,
             sequence: first,
             want_positions: true,
+            settled_below: first,
         }
     }
 }

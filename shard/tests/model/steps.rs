@@ -230,7 +230,14 @@ impl World {
         let pushed = self.pushed.values().filter(|pushed| pushed.request().producer_id == producer);
         let ends = pushed.map(|pushed| pushed.request().sequence + pushed.request().messages.len() as u64);
         let sequence = if producer == 0 { 0 } else { ends.max().unwrap_or(1) };
-        self.push(v1::PushRequest { messages, acks: acks.into(), producer_id: producer, sequence, want_positions });
+        self.push(v1::PushRequest {
+            messages,
+            acks: acks.into(),
+            producer_id: producer,
+            sequence,
+            want_positions,
+            ..v1::PushRequest::default()
+        });
         self.store_if_lockstep();
     }
 

@@ -170,6 +170,7 @@ impl World {
             producer_id: producer as u64 + 1,
             sequence: first,
             want_positions: false,
+            settled_below: self.oldest_unanswered(producer).map_or(first, |oldest| oldest.min(first)),
         };
         let bytes = Bytes::from(request.encode_to_vec());
         let push = scan_push(&bytes, 1 << 20).unwrap();
@@ -207,6 +208,7 @@ impl World {
             let sequence = part.push.sequence.plus(u64::from(entry.index));
             let log = &mut self.logs[usize::from(vbucket.0)];
             let producer = part.push.producer.0;
+            log.refused.retain(|(_, who), hole| *who != producer || *hole >= part.push.settled_below.0);
             let hole = log.refused.get(&(leader, producer)).copied();
             let kind = if !is_led {
                 Some(rejected(ErrorCode::NotLeader))
@@ -305,6 +307,22 @@ impl World {
                 self.push_again(producer, sequence);
             }
         }
+        self.give_up(at);
+    }
+
+    /// A producer does not push its oldest messages again, wherever they are.
+    fn give_up(&mut self, producer: usize) {
+        for _ in 0..self.rng.below(4) {
+            let first = self.to_push[producer].front().copied();
+            if first.is_some_and(|first| self.in_doubt.contains(&(producer as u64 + 1, first))) {
+                self.to_push[producer].pop_front();
+            }
+        }
+    }
+
+    /// The lowest sequence that a producer waits for.
+    fn oldest_unanswered(&self, producer: usize) -> Option<u64> {
+        self.unanswered[producer].front().map(|request| self.pushed[*request].messages[0].0)
     }
 
     fn is_done(&self) -> bool {
@@ -339,6 +357,12 @@ fn run(seed: u64) {
             93..=96 if !world.is_calm => world.move_leader(),
             97 if !world.is_calm => world.break_link(),
             98 if !world.is_calm && world.rng.one_in(5) => world.break_stream(),
+            99 => {
+                let producer = world.rng.below(2);
+                if world.unanswered[producer].is_empty() {
+                    world.give_up(producer);
+                }
+            }
             _ => {}
         }
         world.check();

@@ -1,9 +1,9 @@
 //! Which of a producer's lanes a message goes to.
 //!
-//! Pure. A lane is a window with a producer id of its own, and so a sequence of its own. Each leads to the node that
-//! leads the vbuckets it carries, and carries one group of those: a request is answered as a whole, so what one vbucket
-//! waits for, a follower that died or its own move, would hold up whatever else is in it. Which lane is right never matters for correctness, only for the way a message takes:
-//! any node takes any message, and forwards what it does not lead.
+//! Pure. A lane is a window; all of them number their messages from one count. Each leads to the node that leads the
+//! vbuckets it carries, and carries one group of those: a request is answered as a whole, so what one vbucket waits for, a
+//! follower that died or its own move, would hold up whatever else is in it. Which lane is right never matters for
+//! correctness, only for the way a message takes: any node takes any message, and forwards what it does not lead.
 //!
 //! While there is no map, or only one node, everything goes to one lane and nothing is computed per message.
 //!
@@ -16,12 +16,14 @@ mod routes;
 
 use std::sync::Arc;
 
-use broky_proto::id::Token;
+use broky_proto::id::{ProducerId, Token};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::changeover::Changeover;
 use self::routes::{Pin, PinId, Routes};
 use super::answer::FlushSummary;
+use super::numbering::Numbering;
 use super::options::ProducerOptions;
 use super::ticket::Outcomes;
 use super::window::Window;
@@ -72,6 +74,7 @@ struct Lane {
 #[derive(Debug)]
 pub(crate) struct Router {
     options: ProducerOptions,
+    numbering: Numbering,
     /// By slot.
     lanes: Vec<Lane>,
     /// Takes everything while there are no routes.
@@ -89,9 +92,10 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    pub(crate) fn new(options: ProducerOptions) -> Self {
+    pub(crate) fn new(options: ProducerOptions, producer: ProducerId) -> Self {
         let mut router = Self {
             options,
+            numbering: Numbering::new(producer),
             lanes: Vec::new(),
             home: Slot::FIRST,
             routes: None,
@@ -217,6 +221,12 @@ impl Router {
         let done = act(window);
         self.charge -= self.lane_mut(slot).window.take_released();
         done
+    }
+
+    /// The next request to send in a lane, framed.
+    pub(crate) fn next_request(&mut self, slot: Slot) -> Option<Bytes> {
+        let Self { lanes, numbering, .. } = self;
+        lanes.get_mut(slot.at())?.window.next_request(numbering)
     }
 
     /// A lane's window.

@@ -3,9 +3,9 @@
 //! The leader of a vbucket decides by the rules of `replication::Dedup`. Its memory of what it refused is lost when
 //! another takes over, for refusals are not replicated. So a node that takes a producer's stream has a duty of its own:
 //! once a message of a vbucket was not committed, whoever refused it, later ones of that vbucket are refused until it
-//! comes again ([`Stream::fences`]).
+//! comes again ([`Stream::holes`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use broky_proto::id::{Offset, ProducerId, Sequence, Token, VBucketCount};
@@ -45,11 +45,12 @@ impl VBucket {
 
     fn store(
         &mut self,
-        producer: ProducerId,
-        sequence: Sequence,
+        (producer, sequence): (ProducerId, Sequence),
+        settled_below: Sequence,
         number: u64,
         is_refused: bool,
     ) -> Result<bool, ErrorCode> {
+        self.dedup.settle_below(producer, settled_below);
         let end = Offset(self.log.len() as u64);
         match self.dedup.check(producer, sequence) {
             Verdict::OutOfSequence => Err(ErrorCode::OutOfSequence),
@@ -73,14 +74,14 @@ pub(super) struct Stream {
     pub(super) node: usize,
     pub(super) requests: VecDeque<PushRequest>,
     pub(super) answers: VecDeque<PushResponse>,
-    /// By producer and vbucket: the lowest sequence that was not committed.
-    fences: HashMap<(u64, u8), u64>,
+    /// By producer and vbucket: sequences that were not committed and have not come again.
+    holes: HashMap<(u64, u8), BTreeSet<u64>>,
     pub(super) wants_retry: bool,
 }
 
 impl Stream {
     pub(super) fn new(node: usize) -> Self {
-        Self { node, requests: VecDeque::new(), answers: VecDeque::new(), fences: HashMap::new(), wants_retry: false }
+        Self { node, requests: VecDeque::new(), answers: VecDeque::new(), holes: HashMap::new(), wants_retry: false }
     }
 
     /// The node takes a request; this is its answer.
@@ -93,7 +94,8 @@ impl Stream {
     ) -> PushResponse {
         let answers = (0_u32..).zip(&request.messages).map(|(index, message)| {
             let id = (request.producer_id, request.sequence + u64::from(index));
-            Outcome { first: index, count: 1, ..store_one(self, vbuckets, is_up, message, id, fate) }
+            let outcome = store_one(self, vbuckets, is_up, message, (id, request.settled_below), fate);
+            Outcome { first: index, count: 1, ..outcome }
         });
         PushResponse { outcomes: answers.collect(), positions: Vec::new() }
     }
@@ -116,7 +118,7 @@ fn store_one(
     vbuckets: &mut [VBucket],
     is_up: &[bool],
     message: &v1::Message,
-    (producer, sequence): (u64, u64),
+    ((producer, sequence), settled_below): ((u64, u64), u64),
     fate: &Fate,
 ) -> Outcome {
     let number = u64::from_le_bytes(message.payload[..].try_into().unwrap());
@@ -133,15 +135,18 @@ fn store_one(
         // As a node does that finds a message too large: each time, and before it looks at the sequence.
         return rejected(ErrorCode::MessageTooLarge, false);
     }
-    let fence = stream.fences.get(&(producer, at)).copied();
-    if fence.is_some_and(|fence| fence < sequence) {
+    let missing = stream.holes.entry((producer, at)).or_default();
+    missing.retain(|missing| *missing >= settled_below);
+    if missing.first().is_some_and(|first| *first < sequence) {
+        missing.insert(sequence);
         return rejected(ErrorCode::OutOfSequence, true);
     }
     let mut store = |is_refused| {
         if !is_up[vbucket.leader] {
             return Err(ErrorCode::NotLeader);
         }
-        vbucket.store(ProducerId(producer), Sequence(sequence), number, is_refused)
+        let id = (ProducerId(producer), Sequence(sequence));
+        vbucket.store(id, Sequence(settled_below), number, is_refused)
     };
     let outcome = match fate {
         Fate::Fine => store(false),
@@ -150,18 +155,17 @@ fn store_one(
             if *is_stored {
                 let _ = store(false);
             }
-            stream.fences.entry((producer, at)).or_insert(sequence);
+            missing.insert(sequence);
             return Outcome { kind: OutcomeKind::Unknown.into(), ..Outcome::default() };
         }
     };
     match outcome {
         Ok(duplicate) => {
-            stream.fences.retain(|key, fence| (*key, *fence) != ((producer, at), sequence));
+            missing.remove(&sequence);
             Outcome { kind: OutcomeKind::Committed.into(), duplicate, ..Outcome::default() }
         }
         Err(code) => {
-            let lowest = stream.fences.entry((producer, at)).or_insert(sequence);
-            *lowest = sequence.min(*lowest);
+            missing.insert(sequence);
             rejected(code, true)
         }
     }

@@ -31,8 +31,10 @@ enum Step {
     /// The oldest answer on its way arrives.
     Answer(usize),
     Retry(usize),
-    /// The lane's node takes this many requests, whose answers are lost with the stream.
+    /// The lane's node takes this many requests, whose answers are lost with the stream. The others are on their way still.
     Break(usize, usize),
+    /// A node takes the oldest request of a stream that broke.
+    Stray(usize),
     /// To the lane's own node if it is up, or else to another.
     Connect(usize, usize),
     /// A lane that is connected elsewhere moves to its own node.
@@ -62,6 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => lane().prop_map(Step::Answer),
         4 => lane().prop_map(Step::Retry),
         1 => (lane(), 0..3_usize).prop_map(|(lane, stored)| Step::Break(lane, stored)),
+        3 => (0..4_usize).prop_map(Step::Stray),
         6 => (lane(), 0..NODES).prop_map(|(lane, node)| Step::Connect(lane, node)),
         2 => lane().prop_map(Step::Move),
         1 => lane().prop_map(Step::Idle),
@@ -76,12 +79,13 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     router: Router,
     streams: HashMap<u16, Stream>,
+    /// Streams that broke, with what they hold.
+    strays: Vec<Stream>,
     vbuckets: Vec<VBucket>,
     is_up: [bool; NODES],
     tickets: Vec<(u8, Ticket)>,
     now: Instant,
     version: u64,
-    fresh: u64,
 }
 
 impl World {
@@ -93,14 +97,14 @@ impl World {
             ..ProducerOptions::default()
         };
         Self {
-            router: Router::new(options),
+            router: Router::new(options, ProducerId(1)),
             streams: HashMap::new(),
+            strays: Vec::new(),
             vbuckets: (0..VBUCKETS).map(|_| VBucket::default()).collect(),
             is_up: [true; NODES],
             tickets: Vec::new(),
             now: Instant::now(),
             version: 0,
-            fresh: 0,
         }
     }
 
@@ -117,6 +121,7 @@ impl World {
             Step::Lead(vbucket, node) => self.vbuckets[usize::from(vbucket)].lead(node),
             Step::Map => self.map(),
             Step::Pass(millis) => self.pass(Duration::from_millis(millis)),
+            Step::Stray(at) => self.take_stray(at),
             Step::Send(at)
             | Step::Store(at, _)
             | Step::Answer(at)
@@ -151,7 +156,13 @@ impl World {
                     self.remove(slot);
                 }
             }
-            Step::Push(_) | Step::Kill(..) | Step::Start(_) | Step::Lead(..) | Step::Map | Step::Pass(_) => {}
+            Step::Push(_)
+            | Step::Stray(_)
+            | Step::Kill(..)
+            | Step::Start(_)
+            | Step::Lead(..)
+            | Step::Map
+            | Step::Pass(_) => {}
         }
     }
 
@@ -168,13 +179,7 @@ impl World {
 
     fn send(&mut self, slot: Slot) {
         let Some(stream) = self.streams.get_mut(&slot.0) else { return };
-        let fresh = &mut self.fresh;
-        let request = self.router.act(slot, |window| {
-            window.next_request(|| {
-                *fresh += 1;
-                ProducerId(*fresh)
-            })
-        });
+        let request = self.router.next_request(slot);
         stream.requests.extend(request.map(|framed| PushRequest::decode(&framed[PREFIX_LEN..]).unwrap()));
     }
 
@@ -211,8 +216,18 @@ impl World {
 
     fn disconnect(&mut self, slot: Slot, stored: usize) {
         (0..stored).for_each(|_| self.store(slot, &Fate::Fine));
-        if self.streams.remove(&slot.0).is_some() {
+        if let Some(stream) = self.streams.remove(&slot.0) {
+            self.strays.push(stream);
             self.router.act(slot, Window::handle_disconnect);
+        }
+    }
+
+    fn take_stray(&mut self, at: usize) {
+        self.strays.retain(|stray| !stray.requests.is_empty());
+        let count = self.strays.len();
+        let Some(stray) = self.strays.get_mut(at % count.max(1)) else { return };
+        if let Some(request) = stray.requests.pop_front() {
+            stray.answer(&mut self.vbuckets, &self.is_up, &request, &Fate::Fine);
         }
     }
 
@@ -232,6 +247,8 @@ impl World {
                 self.disconnect(slot, stored);
             }
         }
+        // What it held is gone with it.
+        self.strays.retain(|stray| stray.node != node);
     }
 
     fn map(&mut self) {
@@ -274,16 +291,15 @@ impl World {
         self.router.remove(slot);
     }
 
-    /// Lets everything go well from now on, until all is settled. What was sent behind something given up may stay
-    /// refused until its own deadline.
+    /// Lets everything go well from now on, until all is settled.
     fn settle(&mut self) {
         self.is_up = [true; NODES];
         self.map();
         self.router.hurry();
-        for round in 0..500 {
+        for _ in 0..500 {
             let live: Vec<Slot> = self.router.live().collect();
             if live.iter().all(|slot| self.router.window(*slot).is_empty()) {
-                return;
+                return (0..200).for_each(|at| self.take_stray(at));
             }
             for slot in live {
                 for step in
@@ -293,7 +309,7 @@ impl World {
                     self.router.check_invariants();
                 }
             }
-            self.step(Step::Pass(if round < 200 { 0 } else { 500 }));
+            self.step(Step::Pass(0));
         }
         panic!("not settled: {:?}", self.router);
     }

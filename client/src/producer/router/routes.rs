@@ -2,7 +2,7 @@
 //!
 //! Pure. The cluster map says which node leads a vbucket: the *way* its messages should take. The *pin* says in which
 //! lane its latest messages went, and at which mark of that lane's window they are settled. While they are not, the
-//! vbucket stays in that lane: under another producer id it could overtake itself.
+//! vbucket stays in that lane: in another it could overtake itself.
 //!
 //! A pin is a mark and not a count, so that settling costs nothing per message. It holds a little longer than needed,
 //! until everything sent before in the same lane is settled too; since answers come in order, that is the same moment

@@ -15,7 +15,6 @@ const COUNT: u32 = 4;
 struct Bench {
     router: Router,
     now: Instant,
-    fresh: u64,
     version: u64,
 }
 
@@ -25,7 +24,7 @@ impl Bench {
     }
 
     fn with(options: ProducerOptions) -> Self {
-        Self { router: Router::new(options), now: Instant::now(), fresh: 0, version: 0 }
+        Self { router: Router::new(options, ProducerId(77)), now: Instant::now(), version: 0 }
     }
 
     /// A cluster of the nodes a, b and c; leaders by their letter, `-` for none.
@@ -65,16 +64,7 @@ impl Bench {
 
     /// Sends what a lane has to send; gives the requests.
     fn send(&mut self, slot: Slot) -> Vec<PushRequest> {
-        let fresh = &mut self.fresh;
-        let next = || {
-            self.router.act(slot, |window| {
-                window.next_request(|| {
-                    *fresh += 1;
-                    ProducerId(*fresh)
-                })
-            })
-        };
-        let requests = std::iter::from_fn(next);
+        let requests = std::iter::from_fn(|| self.router.next_request(slot));
         requests.map(|framed| PushRequest::decode(&framed[PREFIX_LEN..]).unwrap()).collect()
     }
 

@@ -1,0 +1,29 @@
+//! Under which id and sequences a producer's messages go.
+
+use broky_proto::id::{ProducerId, Sequence};
+
+/// One id for as long as the producer lives, and one count for all its windows: what is pushed later into a vbucket has a
+/// higher sequence, whichever window it takes.
+#[derive(Debug)]
+pub(crate) struct Numbering {
+    producer: ProducerId,
+    next: Sequence,
+}
+
+impl Numbering {
+    /// Begins with sequence 1.
+    pub(crate) fn new(producer: ProducerId) -> Self {
+        Self { producer, next: Sequence(1) }
+    }
+
+    pub(super) fn producer(&self) -> ProducerId {
+        self.producer
+    }
+
+    /// Sequences for so many messages; this is the first.
+    pub(super) fn take(&mut self, messages: u32) -> Sequence {
+        let first = self.next;
+        self.next = first.plus(u64::from(messages));
+        first
+    }
+}
