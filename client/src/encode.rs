@@ -163,6 +163,7 @@ pub(crate) fn append_options(out: &mut Vec<u8>, options: Options) {
 
 /// Replaces what a request ends with that told what is settled.
 pub(crate) fn set_settled_below(request: &mut [u8], settled_below: Sequence) {
+    debug_assert_eq!(request.iter().nth_back(8), Some(&TAG_SETTLED_BELOW), "it tells that already");
     if let Some(last) = request.last_chunk_mut() {
         *last = settled_below.0.to_le_bytes();
     }

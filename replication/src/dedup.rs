@@ -1,9 +1,10 @@
 //! Which messages of which producers a vbucket already holds.
 //!
-//! A producer numbers its messages, sends them in ascending order over one stream, and after a break sends everything
-//! unanswered again, in order. So a sequence above the last stored one is new, and one at or below it was stored
-//! before, unless the vbucket refused it. A refused sequence is a *hole* ([`Hole`]): until it is offered again, everything
-//! above it is refused as well, for otherwise a later message would overtake it and its retry would look like a duplicate.
+//! A producer numbers its messages, sends those of a vbucket in ascending order over one stream at a time, and after a break
+//! sends everything unanswered again, in order. So a sequence above the last stored one is new, and one at or below it was
+//! stored before, or was given up and comes too late. A refused sequence is a *hole* ([`Hole`]): until it is offered again,
+//! or the producer says that it will not be ([`Dedup::settle_below`]), everything above it is refused as well, for otherwise
+//! a later message would overtake it and its retry would look like a duplicate.
 //!
 //! For the latest sequences the exact runs are kept: they tell where a duplicate is stored, and they catch a producer
 //! that breaks the rules (two processes under one id) where it would otherwise lose messages in silence. Sequences of
@@ -157,10 +158,13 @@ impl Dedup {
         }
     }
 
-    /// Notes that nothing of a producer below this sequence will be offered again: nobody waits for it any more.
-    pub fn settle_below(&mut self, producer: ProducerId, sequence: Sequence) {
-        if let Some(known) = self.producers.get_mut(&producer) {
-            known.hole = known.hole.take().and_then(|hole| hole.from(sequence));
+    /// Notes that nothing of a producer below some sequence will be offered again: nobody waits for it any more. It is only
+    /// asked for where somebody does.
+    pub fn settle_below(&mut self, producer: ProducerId, below: impl FnOnce() -> Sequence) {
+        if let Some(known) = self.producers.get_mut(&producer)
+            && let Some(hole) = known.hole.take()
+        {
+            known.hole = hole.settled(below());
         }
     }
 
@@ -367,10 +371,10 @@ mod tests {
         let mut dedup = with(&[1, 2]);
         dedup.refused(P, Sequence(4), Offset(2));
         dedup.refused_behind(P, Sequence(6));
-        dedup.settle_below(P, Sequence(0));
-        dedup.settle_below(P, Sequence(4));
+        dedup.settle_below(P, || Sequence(0));
+        dedup.settle_below(P, || Sequence(4));
         assert_eq!(dedup.check(P, Sequence(6)), Verdict::OutOfSequence);
-        dedup.settle_below(P, Sequence(5));
+        dedup.settle_below(P, || Sequence(5));
         assert_eq!(dedup.check(P, Sequence(7)), Verdict::OutOfSequence, "the other one comes again");
         assert_eq!(dedup.check(P, Sequence(6)), Verdict::New);
         dedup.stored(P, Sequence(6), Offset(2), ALL);

@@ -1,11 +1,15 @@
 //! What a producer has to push again before anything beyond it.
 //!
-//! Nothing may be stored beyond a message that was refused until that has come again. The refused ones are kept by their
-//! sequences, up to [`MISSING_MAX`]; of those beyond, only where they begin and end: they come again in ascending order,
-//! so that what lies between is let through in turn, and what lies behind is refused.
+//! Nothing may be stored beyond a message that was refused until that has come again, or is said to be settled. The refused
+//! ones are kept by their sequences, up to [`MISSING_MAX`]; of those beyond, only where they begin and end: they come again
+//! in ascending order, so that what lies between is let through in turn, and what lies behind is refused.
 //!
 //! The bounds alone would not do for all of them. After a break a producer pushes everything again on another stream, and
 //! what is left of the former one is refused at the same time: it says nothing about how far the new stream has come.
+//!
+//! The hard case: something within the bounds is settled. Which of those behind it comes next is not known then, and
+//! whichever does could be the wrong one. So nothing is let through until everything before some message is settled: before
+//! the vbucket's first one in the oldest request that its producer waits for, at the latest.
 
 use broky_proto::id::Sequence;
 
@@ -106,13 +110,13 @@ impl Hole {
         }
     }
 
-    /// What is left of it once nothing below this message comes again.
+    /// What is left of it once nothing below this sequence comes again.
     #[must_use]
-    pub fn from(self, sequence: Sequence) -> Option<Self> {
-        match sequence.0.checked_sub(1) {
-            Some(last) => self.behind(Sequence(last)),
-            None => Some(self),
-        }
+    pub fn settled(mut self, below: Sequence) -> Option<Self> {
+        let settled = self.missing.partition_point(|missing| *missing < below);
+        self.missing.drain(..settled);
+        self.rest = self.rest.and_then(|rest| rest.settled(below));
+        (!self.missing.is_empty() || self.rest.is_some()).then_some(self)
     }
 
     /// What is left of it once this message is stored, or on its way: those before it are as well, or never will be.
@@ -143,6 +147,14 @@ impl Range {
 
     fn admits(&self, sequence: Sequence) -> bool {
         sequence <= self.first || (!self.is_first_missing && sequence <= self.last)
+    }
+
+    fn settled(self, below: Sequence) -> Option<Self> {
+        match below {
+            _ if below > self.last => None,
+            _ if below > self.first => Some(Self { first: below, is_first_missing: true, ..self }),
+            _ => Some(self),
+        }
     }
 
     fn behind(mut self, sequence: Sequence) -> Option<Self> {
@@ -180,9 +192,22 @@ mod tests {
 
     #[test]
     fn what_will_not_come_again_is_no_hole() {
-        let left = |from| hole([4, 6, 9]).from(Sequence(from));
+        let left = |below| hole([4, 6, 9]).settled(Sequence(below));
         assert_eq!((left(0), left(4)), (Some(hole([4, 6, 9])), Some(hole([4, 6, 9]))));
         assert_eq!((left(5), left(9), left(10)), (Some(hole([6, 9])), Some(hole([9])), None));
+    }
+
+    #[test]
+    fn what_is_behind_something_settled_within_the_bounds_waits_for_the_oldest_request() {
+        let hole = hole((1..=200).map(|n| 2 * n));
+        // The oldest request begins with 301, of another vbucket.
+        let left = hole.clone().settled(Sequence(301)).unwrap();
+        assert!(!left.admits(Sequence(334)) && !left.admits(Sequence(302)));
+        let left = left.settled(Sequence(302)).unwrap();
+        assert!(left.admits(Sequence(302)) && !left.admits(Sequence(304)));
+        let left = left.behind(Sequence(302)).unwrap();
+        assert!(left.admits(Sequence(304)) && !left.admits(Sequence(402)));
+        assert_eq!(hole.settled(Sequence(401)), None);
     }
 
     #[test]

@@ -272,10 +272,10 @@ impl Replica {
         Some(self.log.extend(count))
     }
 
-    /// Notes that nothing of a producer below this sequence will be offered again: what follows has not to wait for it.
-    pub fn settle_below(&mut self, id: ProducerId, sequence: Sequence) {
+    /// Notes that nothing of a producer below some sequence will be offered again: what follows has not to wait for it.
+    pub fn settle_below(&mut self, id: ProducerId, below: impl FnOnce() -> Sequence) {
         if matches!(self.role, Role::Leader(_)) {
-            self.dedup.settle_below(id, sequence);
+            self.dedup.settle_below(id, below);
         }
     }
 

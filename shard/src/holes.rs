@@ -1,7 +1,10 @@
 //! What was not committed and has to come again before anything behind it.
 //!
 //! A message that was not committed leaves a *hole* in what its producer pushes into its vbucket: what comes behind is refused
-//! until that message is there again. What had come in between and is still on its way then is refused by a *fence*.
+//! until that message is there again, or is said to be settled. What had come in between and is still on its way when it is
+//! there again is refused by a *fence*.
+
+use std::collections::hash_map::Entry;
 
 use broky_proto::id::{ProducerId, Sequence, VBucketId};
 use broky_replication::Hole;
@@ -36,11 +39,6 @@ impl Held {
         }
     }
 
-    /// Nothing below this comes again.
-    fn settle_below(&mut self, sequence: Sequence) {
-        self.hole = self.hole.take().and_then(|hole| hole.from(sequence));
-    }
-
     /// Whether a message may go on.
     fn admits(&mut self, sequence: Sequence, arrival: u64) -> bool {
         if self.hole.as_ref().is_some_and(|hole| !hole.admits(sequence)) {
@@ -72,9 +70,13 @@ impl Holes {
     }
 
     /// Nothing below this comes again of a producer and vbucket: nobody waits for it.
-    pub(crate) fn settle_below(&mut self, track: Track, sequence: Sequence) {
-        if let Some(held) = self.0.get_mut(&track) {
-            held.settle_below(sequence);
+    pub(crate) fn settle_below(&mut self, track: Track, below: Sequence) {
+        if let Entry::Occupied(mut held) = self.0.entry(track) {
+            let left = held.get_mut().hole.take().and_then(|hole| hole.settled(below));
+            held.get_mut().hole = left;
+            if held.get().hole.is_none() && held.get().fence.is_none() {
+                held.remove();
+            }
         }
     }
 

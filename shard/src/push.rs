@@ -110,12 +110,16 @@ impl Shard {
         }
     }
 
-    /// Takes note of what its producer will not push again into a vbucket.
+    /// Takes note of what the producer of a request will not push again into a vbucket.
     fn settle_below(&mut self, push: &Push, vbucket: VBucketId) {
+        let vbuckets = self.config.vbuckets;
         if let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0))
             && push.producer.0 != 0
         {
-            replica.settle_below(push.producer, push.settled_below);
+            replica.settle_below(push.producer, || {
+                let first = push.entries.iter().find(|entry| vbuckets.vbucket_of(entry.token) == vbucket);
+                push.settled_before(first.map_or(0, |entry| entry.index))
+            });
         }
     }
 

@@ -12,8 +12,8 @@
 //! earlier message and take a later one.
 //!
 //! For the same reason a message that was not committed leaves a *hole*: what the same producer pushes behind it into the
-//! same vbucket is refused here until that message comes again, and so is what had come in between and is still on its
-//! way. A leader does the same with what it refused itself, but a new one does not know of it.
+//! same vbucket is refused here until that message comes again or is said to be settled, and so is what had come in between
+//! and is still on its way. A leader does the same with what it refused itself, but a new one does not know of it.
 //!
 //! Messages without a producer are not sent twice: where nobody knows whether they were stored, that is their outcome.
 
@@ -21,13 +21,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use broky_proto::id::{Epoch, Member, ProducerId, VBucketCount, VBucketId};
+use broky_proto::id::{Epoch, Member, ProducerId, Sequence, VBucketCount, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_proto::v1::ErrorCode;
 use broky_proto::wire::{Entry, Push};
 use broky_replication::Append;
 use broky_ring::map::ClusterMap;
 use bytes::Bytes;
+use rustc_hash::FxHashSet;
 
 use crate::config::ShardId;
 use crate::groups::Groups;
@@ -223,7 +224,13 @@ impl Router {
             return;
         }
         self.resend_at = self.resend_at.max(now.plus(PAUSE));
-        self.wait(with_entries(&batch, entries, Vec::new()));
+        let mut again = with_entries(&batch, entries, Vec::new());
+        if messages > 0 {
+            // Something before what is left may have to come again: this is not all of the oldest request any more.
+            let push = Arc::make_mut(&mut again.push);
+            push.settled_below = push.settled_below.min(Sequence(push.sequence.0.saturating_sub(1)));
+        }
+        self.wait(again);
         self.handle_timeout(now, out);
     }
 
@@ -312,10 +319,13 @@ impl Router {
         let mut exceptions = Vec::new();
         let mut entries = batch.push.entries.clone();
         let (vbuckets, holes) = (self.vbuckets, &mut self.holes);
+        let mut begun = FxHashSet::default();
         entries.retain(|entry| {
             let place = (batch.push.producer, vbuckets.vbucket_of(entry.token));
             let sequence = batch.push.sequence.plus(u64::from(entry.index));
-            holes.settle_below(place, batch.push.settled_below);
+            if begun.insert(place.1) {
+                holes.settle_below(place, batch.push.settled_before(entry.index));
+            }
             let is_admitted = holes.admit(place, sequence, batch.arrival);
             if !is_admitted {
                 exceptions.extend(exception(entry.index, Append::OutOfSequence));

@@ -292,12 +292,23 @@ impl Window {
     /// Gives up what is older than the delivery timeout; `reason` says what prevented an answer. Returns whether the
     /// stream must be left because it owes an answer to something given up.
     pub(crate) fn handle_timeout(&mut self, now: Instant, reason: &str) -> bool {
-        let mut is_owed = false;
         if self.open.as_ref().is_some_and(|open| open.deadline <= now) {
             self.close_open();
         }
+        self.give_up_while(|batch| batch.deadline <= now, reason)
+    }
+
+    /// Gives up everything. What is unanswered may still be stored.
+    pub(crate) fn give_up_all(&mut self, reason: &str) {
+        self.close_open();
+        self.give_up_while(|_| true, reason);
+    }
+
+    /// Gives up the oldest batches. Returns whether one of them is owed an answer.
+    fn give_up_while(&mut self, is_due: impl Fn(&Batch) -> bool, reason: &str) -> bool {
+        let mut is_owed = false;
         let mut at = 0;
-        while let Some(batch) = self.queue.get_mut(at).filter(|batch| batch.deadline <= now) {
+        while let Some(batch) = self.queue.get_mut(at).filter(|batch| is_due(batch)) {
             let number = self.front + at as u64;
             at += 1;
             if batch.is_done() {

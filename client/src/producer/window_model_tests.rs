@@ -3,12 +3,13 @@
 //! What must hold whatever happens: each message has one outcome; what is committed is stored once; what is rejected is
 //! not stored; messages of one vbucket are stored in the order they were pushed.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use broky_proto::frame::PREFIX_LEN;
-use broky_proto::id::ProducerId;
-use broky_proto::v1::{ErrorCode, Outcome, OutcomeKind, PushRequest};
+use broky_proto::id::{Offset, ProducerId, Sequence};
+use broky_proto::v1::{self, ErrorCode, Outcome, OutcomeKind, PushRequest};
+use broky_replication::{Dedup, Verdict};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -39,14 +40,21 @@ impl Window {
     }
 }
 
+/// Some ninety messages: more than a broker keeps one by one when it refuses them.
+const BATCH_BYTES_MAX: usize = 1_200;
+const IN_FLIGHT_BYTES_MAX: usize = 8_000;
+
 #[derive(Clone, Debug)]
 enum Step {
-    Push(u8),
+    /// So many messages of a vbucket.
+    Push(u8, usize),
     Send,
     /// The broker takes the oldest request; vbuckets in the mask are refused.
     Store {
         refuse: u8,
     },
+    /// There is no room for the oldest request.
+    Overload,
     /// As `Store`, and it cannot tell what became of them.
     StoreUnknown,
     /// The oldest answer on its way arrives.
@@ -62,9 +70,10 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0..3_u8).prop_map(Step::Push),
+        6 => (0..3_u8, prop_oneof![3 => Just(1_usize), 1 => 1..90_usize]).prop_map(|(at, count)| Step::Push(at, count)),
         4 => Just(Step::Send),
         4 => prop_oneof![4 => Just(0_u8), 1 => 1..8_u8].prop_map(|refuse| Step::Store { refuse }),
+        1 => Just(Step::Overload),
         1 => Just(Step::StoreUnknown),
         4 => Just(Step::Answer),
         2 => Just(Step::Retry),
@@ -75,60 +84,86 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A broker as docs and proto describe it.
+/// A broker as docs and proto describe it: one leader, which forgets nothing.
 #[derive(Default)]
 struct Model {
     stored: Vec<(u8, u64)>,
-    known: HashSet<(u64, u64)>,
-    /// By producer and vbucket: the highest sequence stored.
-    last: HashMap<(u64, u8), u64>,
-    /// By producer and vbucket: sequences that were refused and have not come again.
-    refused: HashMap<(u64, u8), BTreeSet<u64>>,
+    dedup: HashMap<u8, Dedup>,
 }
 
 impl Model {
     fn store(&mut self, request: &PushRequest, refuse: u8) -> PushResponse {
+        let mut firsts = HashMap::new();
         let outcomes = request.messages.iter().zip(0_u32..).map(|(message, index)| {
+            if is_too_large(message) {
+                return rejected(index, ErrorCode::MessageTooLarge);
+            }
             let vbucket = message.key[0];
-            let number = u64::from_le_bytes(message.payload[..].try_into().unwrap());
-            let id = (request.producer_id, request.sequence + u64::from(index));
-            let lane = (request.producer_id, vbucket);
-            let duplicate = self.known.contains(&id);
-            let is_late = self.last.get(&lane).is_some_and(|last| *last > id.1);
-            let refused = self.refused.entry(lane).or_default();
-            refused.retain(|refused| *refused >= request.settled_below);
-            let is_ahead = refused.first().is_some_and(|first| *first < id.1);
-            if number % 7 == 3 {
-                // As a node does that finds a message too large: each time, and before it looks at the sequence.
-                let (kind, code) = (OutcomeKind::Rejected.into(), ErrorCode::MessageTooLarge.into());
-                return Outcome { first: index, count: 1, kind, code, ..Outcome::default() };
-            }
-            if is_late && !duplicate {
-                let (kind, code) = (OutcomeKind::Rejected.into(), ErrorCode::OutOfSequence.into());
-                return Outcome { first: index, count: 1, kind, code, retry: true, ..Outcome::default() };
-            }
-            let code = match (duplicate, refuse >> vbucket & 1, is_ahead) {
-                (true, ..) | (false, 0, false) => None,
-                (false, 0, true) => Some(ErrorCode::OutOfSequence),
-                (false, ..) => Some(ErrorCode::NotEnoughReplicas),
+            let (producer, sequence) = (ProducerId(request.producer_id), request.sequence + u64::from(index));
+            let first = *firsts.entry(vbucket).or_insert(sequence);
+            let below = if request.settled_below == request.sequence { first } else { request.settled_below };
+            let dedup = self.dedup.entry(vbucket).or_default();
+            dedup.settle_below(producer, || Sequence(below));
+            let (sequence, end) = (Sequence(sequence), Offset(self.stored.len() as u64));
+            let duplicate = match dedup.check(producer, sequence) {
+                Verdict::Forgotten => panic!("no producer is forgotten here"),
+                Verdict::OutOfSequence => {
+                    dedup.refused_behind(producer, sequence);
+                    return rejected(index, ErrorCode::OutOfSequence);
+                }
+                Verdict::New if refuse >> vbucket & 1 == 1 => {
+                    dedup.refused(producer, sequence, end);
+                    return rejected(index, ErrorCode::NotEnoughReplicas);
+                }
+                Verdict::New => {
+                    dedup.stored(producer, sequence, end, end);
+                    self.stored.push((vbucket, number_of(message)));
+                    false
+                }
+                Verdict::Duplicate(_) => true,
             };
-            if let Some(code) = code {
-                refused.insert(id.1);
-                let kind = OutcomeKind::Rejected.into();
-                return Outcome { first: index, count: 1, kind, code: code.into(), retry: true, ..Outcome::default() };
-            }
-            if !duplicate {
-                self.known.insert(id);
-                self.last.insert(lane, id.1);
-                self.stored.push((vbucket, number));
-                refused.remove(&id.1);
-            }
             let kind = OutcomeKind::Committed.into();
             Outcome { first: index, count: 1, kind, duplicate, ..Outcome::default() }
         });
         let outcomes = outcomes.collect();
         PushResponse { outcomes, positions: Vec::new() }
     }
+}
+
+impl Model {
+    /// Takes nothing of a request, and looks at nothing that it tells.
+    fn refuse(&mut self, request: &PushRequest) -> PushResponse {
+        let outcomes = request.messages.iter().zip(0_u32..).map(|(message, index)| {
+            if is_too_large(message) {
+                return rejected(index, ErrorCode::MessageTooLarge);
+            }
+            let sequence = request.sequence + u64::from(index);
+            let dedup = self.dedup.entry(message.key[0]).or_default();
+            let (producer, sequence) = (ProducerId(request.producer_id), Sequence(sequence));
+            match dedup.check(producer, sequence) {
+                Verdict::New => dedup.refused(producer, sequence, Offset(self.stored.len() as u64)),
+                Verdict::OutOfSequence => dedup.refused_behind(producer, sequence),
+                Verdict::Duplicate(_) | Verdict::Forgotten => {}
+            }
+            rejected(index, ErrorCode::Overloaded)
+        });
+        let outcomes = outcomes.collect();
+        PushResponse { outcomes, positions: Vec::new() }
+    }
+}
+
+fn number_of(message: &v1::Message) -> u64 {
+    u64::from_le_bytes(message.payload[..].try_into().unwrap())
+}
+
+/// A node finds that each time, and before it looks at the sequence.
+fn is_too_large(message: &v1::Message) -> bool {
+    number_of(message) % 7 == 3
+}
+
+fn rejected(index: u32, code: ErrorCode) -> Outcome {
+    let (kind, retry) = (OutcomeKind::Rejected.into(), code.is_retryable());
+    Outcome { first: index, count: 1, kind, code: code.into(), retry, ..Outcome::default() }
 }
 
 struct World {
@@ -148,8 +183,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let options = ProducerOptions {
-            batch_bytes_max: 64,
-            in_flight_bytes_max: 400,
+            batch_bytes_max: BATCH_BYTES_MAX,
+            in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
             delivery_timeout: Duration::from_secs(30),
             ..ProducerOptions::default()
         };
@@ -169,9 +204,13 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Push(vbucket) => self.push(vbucket),
+            Step::Push(vbucket, count) => (0..count).for_each(|_| self.push(vbucket)),
             Step::Send => self.send(),
             Step::Store { refuse } => self.store(refuse, false),
+            Step::Overload => {
+                let request = self.requests.pop_front();
+                self.answers.extend(request.map(|request| self.model.refuse(&request)));
+            }
             Step::StoreUnknown => self.store(0, true),
             Step::Answer => self.answer(),
             Step::Retry => {
@@ -196,7 +235,7 @@ impl World {
         let number = (self.tickets.len() as u64).to_le_bytes();
         let key = [vbucket];
         let message = Encoder::new(MessageRef::new(&key, &number));
-        if self.window.charge() + message.field_len() <= 400 {
+        if self.window.charge() + message.field_len() <= IN_FLIGHT_BYTES_MAX {
             let now = self.now;
             self.tickets.push(self.window.append(&message, || now, Ticket::new).0);
         }

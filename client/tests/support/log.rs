@@ -1,6 +1,6 @@
 //! What the fake broker holds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use broky_proto::id::{Epoch, Offset, Token, VBucketCount, VBucketId};
 use broky_proto::wire::{self, Entry};
@@ -28,8 +28,8 @@ pub(crate) struct Log {
     /// Places in `all` by producer and sequence.
     known: HashMap<(u64, u64), usize>,
     next: HashMap<u16, u64>,
-    /// Lowest refused sequence by producer and vbucket.
-    refused: HashMap<(u64, u16), u64>,
+    /// Refused sequences by producer and vbucket.
+    refused: HashMap<(u64, u16), BTreeSet<u64>>,
 }
 
 impl Log {
@@ -46,20 +46,19 @@ impl Log {
     }
 
     pub(crate) fn refuse(&mut self, producer: u64, vbucket: u16, sequence: u64) {
-        let lowest = self.refused.entry((producer, vbucket)).or_insert(sequence);
-        *lowest = sequence.min(*lowest);
+        self.refused.entry((producer, vbucket)).or_default().insert(sequence);
     }
 
     /// Nothing below comes again of this producer and vbucket.
     pub(crate) fn settle_below(&mut self, producer: u64, vbucket: u16, sequence: u64) {
-        if self.refused.get(&(producer, vbucket)).is_some_and(|refused| *refused < sequence) {
-            self.refused.remove(&(producer, vbucket));
+        if let Some(refused) = self.refused.get_mut(&(producer, vbucket)) {
+            refused.retain(|refused| *refused >= sequence);
         }
     }
 
     /// Whether an earlier message of this producer and vbucket was refused and did not come again.
     pub(crate) fn is_ahead(&self, producer: u64, vbucket: u16, sequence: u64) -> bool {
-        self.refused.get(&(producer, vbucket)).is_some_and(|refused| *refused < sequence)
+        self.refused.get(&(producer, vbucket)).and_then(BTreeSet::first).is_some_and(|first| *first < sequence)
     }
 
     pub(crate) fn store(&mut self, entry: &Entry, request: &[u8], producer: u64, sequence: u64) -> Stored {
@@ -78,8 +77,8 @@ impl Log {
             crc32: entry.crc32,
         };
         *next += 1;
-        if self.refused.get(&(producer, vbucket)) == Some(&sequence) {
-            self.refused.remove(&(producer, vbucket));
+        if let Some(refused) = self.refused.get_mut(&(producer, vbucket)) {
+            refused.remove(&sequence);
         }
         self.known.insert((producer, sequence), self.all.len());
         self.all.push(stored.clone());

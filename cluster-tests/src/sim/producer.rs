@@ -266,14 +266,15 @@ impl World {
         self.schedule.after(RETRY, Event::PushOn(at));
     }
 
-    /// Ends the wait for everything: what may be stored is unknown, what is not is rejected.
+    /// Ends the wait for what has waited too long: what may be stored is unknown, what is not is rejected.
     fn give_up(&mut self, at: usize) {
         if let Some(stream) = self.producers[at].stream {
             self.close(stream, Side::Dialler, true);
         }
+        let now = self.now();
         let this = &mut self.producers[at];
-        let messages = std::mem::take(&mut this.queue);
-        this.is_holding = false;
+        let late = this.queue.iter().take_while(|message| now.since(message.begun) > DELIVERY_TIMEOUT).count();
+        let messages: Vec<Message> = this.queue.drain(..late).collect();
         self.say(|| format!("producer {at} gives up {} messages", messages.len()));
         for message in messages {
             self.checks.note_end(message.id, message.is_in_doubt);

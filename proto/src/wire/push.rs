@@ -163,6 +163,16 @@ impl Push {
         (self.producer.0 != 0).then(|| (self.producer, self.sequence.plus(u64::from(index))))
     }
 
+    /// Below which sequence nothing will be pushed again into a vbucket, of which the entry with this number is the first here.
+    /// The oldest request that its producer waits for has nothing unsettled before it, so that is everything before that entry.
+    #[must_use]
+    pub fn settled_before(&self, first: u32) -> Sequence {
+        match self.settled_below == self.sequence {
+            true => self.sequence.plus(u64::from(first)),
+            false => self.settled_below,
+        }
+    }
+
     /// How many messages the request holds.
     #[must_use]
     pub fn messages(&self) -> usize {

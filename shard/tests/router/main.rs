@@ -18,7 +18,7 @@ use broky_proto::id::{Member, Token, VBucketCount, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_proto::v1::{self, Acks, ErrorCode};
 use broky_proto::wire::scan_push;
-use broky_replication::{Append, Isr, Replica};
+use broky_replication::{Append, Hole, Isr, Replica};
 use broky_ring::command::{Command, Step};
 use broky_shard::{Collector, Exception, ExceptionKind, Part, PartId, PartOutcome, Routed, Router, ShardId, Target};
 use bytes::Bytes;
@@ -27,7 +27,9 @@ use prost::Message as _;
 use control::Cluster;
 use rng::Rng;
 
-const VBUCKETS: u32 = 4;
+const VBUCKETS: u32 = 2;
+/// Of each producer.
+const MESSAGES: u64 = 600;
 
 /// One vbucket as its leaders see it: they hand its state on to one another.
 struct Log {
@@ -35,7 +37,7 @@ struct Log {
     /// (producer, sequence) by offset.
     messages: Vec<(u64, u64)>,
     /// What each leader has refused, by producer, until it is stored. The others do not know.
-    refused: BTreeMap<(Member, u64), u64>,
+    refused: BTreeMap<(Member, u64), Hole>,
 }
 
 /// A request that was pushed.
@@ -99,7 +101,7 @@ impl World {
             answers: BTreeMap::new(),
             pushed: Vec::new(),
             unanswered: vec![VecDeque::new(); 2],
-            to_push: vec![(1..200).collect(), (1..200).collect()],
+            to_push: vec![(1..MESSAGES).collect(), (1..MESSAGES).collect()],
             is_holding: vec![false; 2],
             keys: vbuckets.iter().map(key_of).collect(),
             cluster,
@@ -146,7 +148,9 @@ impl World {
     /// Pushes the next few messages of a producer.
     fn push(&mut self) {
         let producer = self.rng.below(self.to_push.len());
-        let count = 1 + self.rng.below(4);
+        // Large ones, now and then: what is refused of them is not kept one by one.
+        let most = if self.rng.one_in(4) { 100 } else { 4 };
+        let count = 1 + self.rng.below(most);
         if self.is_holding[producer] && !self.unanswered[producer].is_empty() {
             return;
         }
@@ -195,6 +199,7 @@ impl World {
         assert_eq!(part.push.entries.len(), part.push.epochs.len());
         // A frozen vbucket refuses, and what follows from the same producer as well.
         let refuses = !self.is_calm && self.rng.one_in(25);
+        let mut begun = BTreeSet::new();
         for (entry, routed) in part.push.entries.iter().zip(&part.push.epochs) {
             let vbucket = self.vbuckets.vbucket_of(entry.token);
             let known = self.cluster.map().vbucket(vbucket).unwrap();
@@ -208,17 +213,30 @@ impl World {
             let sequence = part.push.sequence.plus(u64::from(entry.index));
             let log = &mut self.logs[usize::from(vbucket.0)];
             let producer = part.push.producer.0;
-            log.refused.retain(|(_, who), hole| *who != producer || *hole >= part.push.settled_below.0);
-            let hole = log.refused.get(&(leader, producer)).copied();
+            if is_led
+                && begun.insert(vbucket)
+                && let Some(hole) = log.refused.remove(&(leader, producer))
+                && let Some(left) = hole.settled(part.push.settled_before(entry.index))
+            {
+                log.refused.insert((leader, producer), left);
+            }
+            let hole = log.refused.get(&(leader, producer));
             let kind = if !is_led {
                 Some(rejected(ErrorCode::NotLeader))
-            } else if hole.is_some_and(|hole| hole < sequence.0) {
+            } else if hole.is_some_and(|hole| !hole.admits(sequence)) {
+                log.refused.entry((leader, producer)).and_modify(|hole| hole.add(sequence));
                 Some(rejected(ErrorCode::OutOfSequence))
             } else if refuses {
-                log.refused.insert((leader, producer), sequence.0);
+                log.refused.entry((leader, producer)).or_insert_with(|| Hole::new(sequence)).add(sequence);
                 Some(rejected(ErrorCode::NotEnoughReplicas))
             } else {
-                log.refused.retain(|(_, who), hole| *who != producer || *hole > sequence.0);
+                log.refused = std::mem::take(&mut log.refused)
+                    .into_iter()
+                    .filter_map(|(whose, hole)| match whose.1 == producer {
+                        true => Some((whose, hole.behind(sequence)?)),
+                        false => Some((whose, hole)),
+                    })
+                    .collect();
                 match log.replica.append(Some((part.push.producer, sequence))) {
                     Append::Stored(_) => {
                         log.messages.push((part.push.producer.0, sequence.0));
@@ -312,7 +330,8 @@ impl World {
 
     /// A producer does not push its oldest messages again, wherever they are.
     fn give_up(&mut self, producer: usize) {
-        for _ in 0..self.rng.below(4) {
+        let most = if self.rng.one_in(4) { 150 } else { 4 };
+        for _ in 0..self.rng.below(most) {
             let first = self.to_push[producer].front().copied();
             if first.is_some_and(|first| self.in_doubt.contains(&(producer as u64 + 1, first))) {
                 self.to_push[producer].pop_front();

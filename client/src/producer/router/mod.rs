@@ -174,6 +174,11 @@ impl Router {
             let pin = Pin { lane: Some(self.home), mark: self.lane(self.home).window.mark() };
             self.routes = Some(Routes::new(map.vbucket_count(), pin));
         }
+        if self.routes.as_ref().is_some_and(|routes| map.vbucket_count().len() < routes.count.len()) {
+            for slot in self.live().collect::<Vec<_>>() {
+                self.act(slot, |window| window.give_up_all("the cluster was founded anew, with fewer vbuckets"));
+            }
+        }
         if let Some(routes) = &mut self.routes {
             let lanes = &self.lanes;
             routes.handle_map(map, |address, group| {

@@ -5,12 +5,12 @@
 //! once a message of a vbucket was not committed, whoever refused it, later ones of that vbucket are refused until it
 //! comes again ([`Stream::holes`]).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use broky_proto::id::{Offset, ProducerId, Sequence, Token, VBucketCount};
 use broky_proto::v1::{self, ErrorCode, Outcome, OutcomeKind, PushRequest, PushResponse};
-use broky_replication::{Dedup, Verdict};
+use broky_replication::{Dedup, Hole, Verdict};
 
 pub(super) const VBUCKETS: u8 = 4;
 
@@ -50,7 +50,7 @@ impl VBucket {
         number: u64,
         is_refused: bool,
     ) -> Result<bool, ErrorCode> {
-        self.dedup.settle_below(producer, settled_below);
+        self.dedup.settle_below(producer, || settled_below);
         let end = Offset(self.log.len() as u64);
         match self.dedup.check(producer, sequence) {
             Verdict::OutOfSequence => Err(ErrorCode::OutOfSequence),
@@ -74,8 +74,8 @@ pub(super) struct Stream {
     pub(super) node: usize,
     pub(super) requests: VecDeque<PushRequest>,
     pub(super) answers: VecDeque<PushResponse>,
-    /// By producer and vbucket: sequences that were not committed and have not come again.
-    holes: HashMap<(u64, u8), BTreeSet<u64>>,
+    /// By producer and vbucket: what was not committed and has not come again.
+    holes: HashMap<(u64, u8), Option<Hole>>,
     pub(super) wants_retry: bool,
 }
 
@@ -92,9 +92,16 @@ impl Stream {
         request: &PushRequest,
         fate: &Fate,
     ) -> PushResponse {
+        let mut firsts = HashMap::new();
         let answers = (0_u32..).zip(&request.messages).map(|(index, message)| {
             let id = (request.producer_id, request.sequence + u64::from(index));
-            let outcome = store_one(self, vbuckets, is_up, message, (id, request.settled_below), fate);
+            if is_too_large(message) {
+                return Outcome { first: index, count: 1, ..rejected(ErrorCode::MessageTooLarge, false) };
+            }
+            let first = *firsts.entry(vbucket_of(message)).or_insert(id.1);
+            let is_oldest = request.settled_below == request.sequence;
+            let settled_below = if is_oldest { first } else { request.settled_below };
+            let outcome = store_one(self, vbuckets, is_up, message, (id, settled_below), fate);
             Outcome { first: index, count: 1, ..outcome }
         });
         PushResponse { outcomes: answers.collect(), positions: Vec::new() }
@@ -112,6 +119,24 @@ pub(super) fn key_in(vbucket: u8) -> String {
     (0..).map(|n| format!("{vbucket}{n}")).find(is_there).unwrap()
 }
 
+fn vbucket_of(message: &v1::Message) -> u8 {
+    let count = VBucketCount::new(VBUCKETS.into()).unwrap();
+    u8::try_from(count.vbucket_of(Token::of(b"", &message.key)).0).unwrap()
+}
+
+fn number_of(message: &v1::Message) -> u64 {
+    u64::from_le_bytes(message.payload[..].try_into().unwrap())
+}
+
+/// A node finds that each time, and before it looks at the sequence.
+fn is_too_large(message: &v1::Message) -> bool {
+    number_of(message) % 11 == 5
+}
+
+fn rejected(code: ErrorCode, retry: bool) -> Outcome {
+    Outcome { kind: OutcomeKind::Rejected.into(), code: code.into(), retry, ..Outcome::default() }
+}
+
 /// What the node at the other end of a stream answers to one message.
 fn store_one(
     stream: &mut Stream,
@@ -121,24 +146,15 @@ fn store_one(
     ((producer, sequence), settled_below): ((u64, u64), u64),
     fate: &Fate,
 ) -> Outcome {
-    let number = u64::from_le_bytes(message.payload[..].try_into().unwrap());
-    let count = VBucketCount::new(VBUCKETS.into()).unwrap();
-    let at = u8::try_from(count.vbucket_of(Token::of(b"", &message.key)).0).unwrap();
+    let at = vbucket_of(message);
     let vbucket = &mut vbuckets[usize::from(at)];
-    let rejected = |code: ErrorCode, retry| Outcome {
-        kind: OutcomeKind::Rejected.into(),
-        code: code.into(),
-        retry,
-        ..Outcome::default()
+    let hole = stream.holes.entry((producer, at)).or_default();
+    *hole = hole.take().and_then(|hole| hole.settled(Sequence(settled_below)));
+    let refuse = |hole: &mut Option<Hole>| {
+        hole.get_or_insert_with(|| Hole::new(Sequence(sequence))).add(Sequence(sequence));
     };
-    if number % 11 == 5 {
-        // As a node does that finds a message too large: each time, and before it looks at the sequence.
-        return rejected(ErrorCode::MessageTooLarge, false);
-    }
-    let missing = stream.holes.entry((producer, at)).or_default();
-    missing.retain(|missing| *missing >= settled_below);
-    if missing.first().is_some_and(|first| *first < sequence) {
-        missing.insert(sequence);
+    if hole.as_ref().is_some_and(|hole| !hole.admits(Sequence(sequence))) {
+        refuse(hole);
         return rejected(ErrorCode::OutOfSequence, true);
     }
     let mut store = |is_refused| {
@@ -146,7 +162,7 @@ fn store_one(
             return Err(ErrorCode::NotLeader);
         }
         let id = (ProducerId(producer), Sequence(sequence));
-        vbucket.store(id, Sequence(settled_below), number, is_refused)
+        vbucket.store(id, Sequence(settled_below), number_of(message), is_refused)
     };
     let outcome = match fate {
         Fate::Fine => store(false),
@@ -155,17 +171,17 @@ fn store_one(
             if *is_stored {
                 let _ = store(false);
             }
-            missing.insert(sequence);
+            refuse(hole);
             return Outcome { kind: OutcomeKind::Unknown.into(), ..Outcome::default() };
         }
     };
     match outcome {
         Ok(duplicate) => {
-            missing.remove(&sequence);
+            *hole = hole.take().and_then(|hole| hole.behind(Sequence(sequence)));
             Outcome { kind: OutcomeKind::Committed.into(), duplicate, ..Outcome::default() }
         }
         Err(code) => {
-            missing.insert(sequence);
+            refuse(hole);
             rejected(code, true)
         }
     }

@@ -8,8 +8,9 @@
 //! until everything sent before in the same lane is settled too; since answers come in order, that is the same moment
 //! unless something was refused.
 //!
-//! The hard case: a cluster that was founded anew may have another number of vbuckets. Pins are kept at the finer of the
-//! two, for then no pin stands for messages of two lanes.
+//! The hard case: a cluster that was founded anew may have another number of vbuckets. If it has more, pins become finer. If
+//! it has fewer, what is unsettled of one may be in two lanes, and the sequences of one lane may be between those of the
+//! other: then everything is given up, as it was pushed to a cluster that is no more.
 
 use std::sync::Arc;
 
@@ -48,13 +49,13 @@ impl PinId {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Routes {
-    count: VBucketCount,
+    pub(super) count: VBucketCount,
     /// Per vbucket: place of its leader's way.
     leaders: Vec<Option<u16>>,
     pub(super) ways: Vec<Way>,
     /// Every node of the cluster.
     nodes: Vec<Arc<str>>,
-    pin_count: VBucketCount,
+    /// Per vbucket.
     pins: Vec<Pin>,
 }
 
@@ -66,7 +67,6 @@ impl Routes {
             leaders: vec![None; count.len()],
             ways: Vec::new(),
             nodes: Vec::new(),
-            pin_count: count,
             pins: vec![pin; count.len()],
         }
     }
@@ -74,7 +74,7 @@ impl Routes {
     /// Takes the leaders from a map. Lanes are to be assigned anew: `lane` tells which there is to an address.
     pub(super) fn handle_map(&mut self, map: &Topology, lane: impl Fn(&str, u32) -> Option<Slot>) {
         self.nodes = map.addresses();
-        self.count = map.vbucket_count();
+        self.divide(map.vbucket_count());
         self.ways.clear();
         let mut leaders = Vec::with_capacity(self.count.len());
         for vbucket in self.count.iter() {
@@ -86,7 +86,6 @@ impl Routes {
             way.lane = lane(&way.address, way.group);
         }
         self.leaders = leaders;
-        self.refine();
     }
 
     /// The way of a group to an address, which is made if there is none.
@@ -101,14 +100,14 @@ impl Routes {
         u16::try_from(at).ok()
     }
 
-    /// Lets the pins be at least as fine as the map's vbuckets.
-    fn refine(&mut self) {
-        if self.count.len() > self.pin_count.len() {
-            // Both are powers of two.
-            let factor = self.count.len() / self.pin_count.len();
-            self.pins = self.pins.iter().flat_map(|pin| std::iter::repeat_n(*pin, factor)).collect();
-            self.pin_count = self.count;
-        }
+    /// Takes another number of vbuckets. Both are powers of two.
+    fn divide(&mut self, count: VBucketCount) {
+        self.pins = match count.len().checked_div(self.count.len()) {
+            // Nothing is unsettled.
+            None | Some(0) => vec![Pin { lane: None, mark: 0 }; count.len()],
+            Some(factor) => self.pins.iter().flat_map(|pin| std::iter::repeat_n(*pin, factor)).collect(),
+        };
+        self.count = count;
     }
 
     /// Whether the cluster has this node.
@@ -124,7 +123,7 @@ impl Routes {
     /// The pin of a token.
     #[inline]
     pub(super) fn pin(&self, token: Token) -> (PinId, Pin) {
-        let at = usize::from(self.pin_count.vbucket_of(token).0);
+        let at = usize::from(self.count.vbucket_of(token).0);
         (PinId(at), self.pins.get(at).copied().unwrap_or(Pin { lane: None, mark: 0 }))
     }
 
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_get_finer_and_never_coarser() {
+    fn pins_get_finer_or_are_let_go() {
         let pin = Pin { lane: Some(Slot::FIRST), mark: 7 };
         let mut routes = Routes::new(VBucketCount::new(2).unwrap(), free());
         let (upper, _) = routes.pin(token(1, 2));
@@ -220,8 +219,7 @@ mod tests {
         let marks = |routes: &Routes| routes.pins().iter().map(|pin| pin.mark).collect::<Vec<_>>();
         assert_eq!(marks(&routes), [0, 0, 7, 7]);
         routes.handle_map(&map(&["a:1"], &[1, 1]), |_, _| None);
-        assert_eq!(marks(&routes), [0, 0, 7, 7]);
-        routes.forget_lane(Slot::FIRST);
+        assert_eq!(routes.pins().len(), 2);
         assert!(routes.pins().iter().all(|pin| pin.lane.is_none()));
     }
 }

@@ -367,17 +367,21 @@ fn vbuckets_that_change_places_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn cluster_founded_anew_with_other_vbuckets_keeps_pins() {
+fn cluster_founded_anew_with_more_vbuckets_keeps_pins_and_with_fewer_everything_is_given_up() {
     let mut bench = Bench::new();
     bench.map("ab");
     let lane = bench.push(3);
     assert_eq!(bench.target(lane).as_deref(), Some("b"));
     bench.map("aaaaaaaa");
     assert_eq!(bench.push(3), lane);
-    bench.map("a");
-    assert_eq!(bench.push(3), lane);
     bench.connect(lane, "b");
-    bench.settle(lane);
+    let sent = bench.send(lane);
+    let unsent = bench.push(3);
+    assert_eq!((sent.len(), unsent), (1, lane));
+    bench.map("a");
+    assert!(bench.router.window(lane).is_empty());
+    let (unknown, rejected) = (2, 1);
+    assert_eq!(bench.router.summary(), FlushSummary { unknown, rejected, ..FlushSummary::default() });
     let new = bench.push(3);
     assert_eq!(bench.target(new).as_deref(), Some("a"));
 }
