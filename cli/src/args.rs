@@ -93,8 +93,8 @@ pub(crate) struct ServeArgs {
     /// Slots of the token ring, fixed at the cluster's birth: a power of two up to 32768.
     #[arg(long, env = "BROKY_VBUCKETS", value_name = "COUNT", default_value_t = 1024)]
     pub(crate) vbuckets: u32,
-    /// Worker threads of each node, fixed at the cluster's birth. Default: one less than there are cores, as far as the memory
-    /// has room.
+    /// Worker threads of each node, fixed at the cluster's birth. Default: one less than there are cores, as far as the
+    /// memory has room.
     #[arg(long, env = "BROKY_WORKERS", value_name = "COUNT", hide = true)]
     pub(crate) workers: Option<u16>,
     /// Allow an address other hosts can reach, although nothing is encrypted and nobody is asked who they are.

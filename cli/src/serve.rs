@@ -47,8 +47,8 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     if args.stop_with_stdin {
         stop_with_stdin(signals.stdin_ended.clone())?;
     }
-    // What a start touches, mostly tables of the control log that are used once, would take huge pages and keep them: 30 MiB
-    // of an idle node. Messages are to have them.
+    // What a start touches, mostly tables of the control log that are used once, would take huge pages and keep them:
+    // 30 MiB of an idle node. Messages are to have them.
     let _ = disable_transparent_huge_pages(true);
     let mut node = Node::begin(config).or_exit(CONFIG)?;
     let run = async {
@@ -202,8 +202,8 @@ fn start_logging() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
 }
 
-/// Has the node stop when stdin ends. A pipe's end comes however the process at its other end went, also by `kill -9`; a
-/// signal to the children of a dead process cannot be had without unsafe code or a race.
+/// Has the node stop when stdin ends. A pipe's end comes however the process at its other end went, also by `kill -9`;
+/// a signal to the children of a dead process cannot be had without unsafe code or a race.
 fn stop_with_stdin(ended: Arc<Notify>) -> io::Result<()> {
     let watch = move || {
         // An error ends it as well.

@@ -103,10 +103,11 @@ impl Client {
         unary::push(&self.shared, messages).await
     }
 
-    /// Opens a subscription; returns once the broker has confirmed it. From then on whatever is committed and matches is
-    /// delivered, or its loss is told.
+    /// Opens a subscription; returns once the broker has confirmed it. From then on whatever is committed and matches
+    /// is delivered, or its loss is told.
     ///
-    /// Waits for at most the connect timeout per address; afterwards the subscription reconnects for as long as it takes.
+    /// Waits for at most the connect timeout per address; afterwards the subscription reconnects for as long as it
+    /// takes.
     ///
     /// # Errors
     /// See [`SubscribeError`].

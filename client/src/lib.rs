@@ -1,11 +1,11 @@
 //! The Rust client of broky: a clustered, in-memory push/subscribe broker.
 //!
 //! [`Client::connect`] gives a handle that is cheap to clone. [`Client::producer`] opens a pipelined, deduplicated push
-//! stream per node: [`Producer::push`] appends to the open batch of the node that leads the message's vbucket and returns a
-//! [`Ticket`] for the outcome. [`Client::subscribe`]
-//! gives a [`Subscription`]: a `Stream` of [`Event`]s, or, faster, [`Subscription::next_batch`]. Both sides reconnect
-//! by themselves; a producer sends again what was not answered, a subscription resumes where it stopped, and whatever
-//! cannot be had any more arrives as an explicit [`Gap`].
+//! stream per node: [`Producer::push`] appends to the open batch of the node that leads the message's vbucket and
+//! returns a [`Ticket`] for the outcome. [`Client::subscribe`] gives a [`Subscription`]: a `Stream` of [`Event`]s, or,
+//! faster, [`Subscription::next_batch`]. Both sides reconnect by themselves; a producer sends again what was not
+//! answered, a subscription resumes where it stopped, and whatever cannot be had any more arrives as an explicit
+//! [`Gap`].
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,8 +28,8 @@
 //! ```
 //!
 //! A tokio runtime with I/O and time enabled is needed. The modules behind this page: `message` and `encode` (what is
-//! pushed), `producer` (batches, window, driver), `subscription` (cursors, deliveries, resuming), `transport` (HTTP/2 connections and
-//! gRPC calls over hyper), `topology`.
+//! pushed), `producer` (batches, window, driver), `subscription` (cursors, deliveries, resuming), `transport` (HTTP/2
+//! connections and gRPC calls over hyper), `topology`.
 
 #![deny(missing_docs)]
 

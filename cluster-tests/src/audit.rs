@@ -55,8 +55,8 @@ struct Acked {
 }
 
 impl Audit {
-    /// Counts outcomes, and looks for acknowledgements that contradict one another. `lives` says when another cluster took
-    /// the place of the one before.
+    /// Counts outcomes, and looks for acknowledgements that contradict one another. `lives` says when another cluster
+    /// took the place of the one before.
     #[must_use]
     pub fn of(workload: &Workload, lives: &[Since]) -> Self {
         let mut audit = Self::default();

@@ -40,8 +40,8 @@ pub fn binary(given: Option<&PathBuf>) -> Result<PathBuf, String> {
     binary.ok_or_else(|| "no broky binary; build it, or give --binary PATH".to_owned())
 }
 
-/// Does this on a runtime of its own, which ends with it. A run that could not be carried out leaves clients that push for as
-/// long as their messages last: they would reach the next run's nodes, which may listen where this one's did.
+/// Does this on a runtime of its own, which ends with it. A run that could not be carried out leaves clients that push
+/// for as long as their messages last: they would reach the next run's nodes, which may listen where this one's did.
 ///
 /// # Errors
 /// The words for whoever asked, when there can be no runtime.

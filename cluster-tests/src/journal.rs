@@ -54,9 +54,9 @@ impl Folder {
 
 /// A file of the history. Cheap to clone; whoever has it may write.
 ///
-/// A thread of its own writes: the harness carries every byte of the cluster too, and a disk that is slow for a moment would
-/// look like a network that is. That the file cannot be written ends the process: what happened would not be known, and a
-/// run of which parts are missing must not be taken for one in which nothing was found.
+/// A thread of its own writes: the harness carries every byte of the cluster too, and a disk that is slow for a moment
+/// would look like a network that is. That the file cannot be written ends the process: what happened would not be
+/// known, and a run of which parts are missing must not be taken for one in which nothing was found.
 #[derive(Clone, Debug)]
 pub struct Journal {
     lines: Sender<Line>,

@@ -1,22 +1,22 @@
 //! Tests of whole nodes over real sockets: the tests themselves are in `tests/`, what they share is here.
 //!
 //! A node runs in the test's process on free ports ([`node`]) and is looked at through its own metrics ([`metrics`],
-//! [`http`]). Well-behaved clients are `broky_client`'s; whoever has to misbehave does so over HTTP/2 by hand ([`grpc`])
-//! with bytes put together by hand ([`wire`]). [`relay`] stands between a client and a node that breaks or is replaced,
-//! and [`ledger`] decides whether what a subscriber got is what was pushed. Nothing waits for a time: [`wait`] waits for
-//! conditions.
+//! [`http`]). Well-behaved clients are `broky_client`'s; whoever has to misbehave does so over HTTP/2 by hand
+//! ([`grpc`]) with bytes put together by hand ([`wire`]). [`relay`] stands between a client and a node that breaks or
+//! is replaced, and [`ledger`] decides whether what a subscriber got is what was pushed. Nothing waits for a time:
+//! [`wait`] waits for conditions.
 //!
-//! The `failover` binary measures real processes: [`supervisor`] starts, kills and pauses them, or containers in their place,
-//! [`observer`] asks them for the cluster map, [`workload`] pushes and remembers what became of each message, [`reader`] reads
-//! it back, [`spans`] and [`audit`] compare the two, and [`scenario`] puts these together and ends in a [`verdict`]. Links
-//! between such processes can be broken by a [`proxy`] through which all of them pass.
+//! The `failover` binary measures real processes: [`supervisor`] starts, kills and pauses them, or containers in their
+//! place, [`observer`] asks them for the cluster map, [`workload`] pushes and remembers what became of each message,
+//! [`reader`] reads it back, [`spans`] and [`audit`] compare the two, and [`scenario`] puts these together and ends in
+//! a [`verdict`]. Links between such processes can be broken by a [`proxy`] through which all of them pass.
 //!
 //! All of that needs the feature `processes`, which is on by default; what follows does not.
 //!
 //! The `sim` binary runs whole clusters in virtual time, one run per seed: [`sim`].
 //!
-//! The `check` binary judges what processes recorded of themselves: [`history`] is what they write, [`check`] decides which
-//! invariants it keeps.
+//! The `check` binary judges what processes recorded of themselves: [`history`] is what they write, [`check`] decides
+//! which invariants it keeps.
 
 #![deny(missing_docs)]
 #![cfg_attr(feature = "processes", expect(clippy::unwrap_used, reason = "for tests: a failure here fails the test"))]

@@ -1,8 +1,8 @@
 //! What the nodes say of the cluster: its map, by the peer port, and what the admin HTTP tells.
 //!
-//! The client protocol tells who leads a vbucket but not who follows it, so the whole map is pulled as a peer would pull
-//! it, by a stranger who is registered nowhere. Everything here has a deadline: a paused node takes connections and never
-//! answers.
+//! The client protocol tells who leads a vbucket but not who follows it, so the whole map is pulled as a peer would
+//! pull it, by a stranger who is registered nowhere. Everything here has a deadline: a paused node takes connections
+//! and never answers.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,8 +25,8 @@ use crate::supervisor::Supervisor;
 
 /// Time that one question may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// How often the map is looked at while something is waited for: at first, and after a long wait. Whole maps of all nodes
-/// cost these, and whoever looks, a good part of a core when they are pulled all the time.
+/// How often the map is looked at while something is waited for: at first, and after a long wait. Whole maps of all
+/// nodes cost these, and whoever looks, a good part of a core when they are pulled all the time.
 const PERIOD_MIN: Duration = Duration::from_millis(20);
 const PERIOD_MAX: Duration = Duration::from_millis(500);
 /// One look for each twentieth of the time waited: what takes long is known as exactly as what does not.

@@ -1,8 +1,8 @@
 //! Interruptions: for each vbucket the longest span in which pushes to it were tried and none was acknowledged.
 //!
-//! A span ends with an acknowledgement. It begins with the one before, or, if nothing was on its way then, with the first
-//! push after that: time in which nobody wanted anything is no interruption. Pushes come one after the other, so a span
-//! can be shorter than the true interruption by the time between two pushes to a vbucket, at the most.
+//! A span ends with an acknowledgement. It begins with the one before, or, if nothing was on its way then, with the
+//! first push after that: time in which nobody wanted anything is no interruption. Pushes come one after the other, so
+//! a span can be shorter than the true interruption by the time between two pushes to a vbucket, at the most.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! Nanoseconds to match one key against 100,000 exact patterns and 10,000 prefixes and globs.
 //!
 //! `cargo bench -p broky-delivery`. A plain timed loop: what is wanted is the mean over a million distinct keys in
-//! random order, with the caches as cold as they are in the broker, not the best case of one key in a loop. The keys lie one
-//! behind the other in the order they are asked for, as they do in a block that was just received.
+//! random order, with the caches as cold as they are in the broker, not the best case of one key in a loop. The keys
+//! lie one behind the other in the order they are asked for, as they do in a block that was just received.
 
 use std::hint::black_box;
 use std::time::Instant;

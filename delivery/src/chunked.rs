@@ -1,8 +1,8 @@
 //! A queue that grows without moving what it holds.
 //!
 //! At a hundred thousand small blocks a second a feed holds millions of entries. A `VecDeque` of them doubles now and
-//! then, and copying a hundred megabytes stalls every reader for as many milliseconds. Here the entries stand in chunks,
-//! and only the list of chunks moves.
+//! then, and copying a hundred megabytes stalls every reader for as many milliseconds. Here the entries stand in
+//! chunks, and only the list of chunks moves.
 
 use std::collections::VecDeque;
 

@@ -24,8 +24,8 @@ pub(crate) fn vbucket_of(gap: &v1::Gap) -> VBucketId {
 }
 
 impl Delivery {
-    /// Evicts the oldest block of a feed; hands it to `on_evicted` so that its owner can account for it. What is relayed or
-    /// a note of a gap is [`Kind::Relayed`].
+    /// Evicts the oldest block of a feed; hands it to `on_evicted` so that its owner can account for it. What is
+    /// relayed or a note of a gap is [`Kind::Relayed`].
     ///
     /// Returns whether there was one.
     pub fn evict_oldest(&mut self, feed: FeedId, on_evicted: impl FnOnce(Kind, &Block)) -> bool {
@@ -83,8 +83,8 @@ impl Delivery {
     }
 
     /// Where that begins, per vbucket, which a reader gets who goes on at the oldest block: of a log that it reads as
-    /// history, what the log holds, whatever those missed who read what was relayed; of others what is seen, or where a note
-    /// of a gap that counts begins, if that is before.
+    /// history, what the log holds, whatever those missed who read what was relayed; of others what is seen, or where a
+    /// note of a gap that counts begins, if that is before.
     pub(crate) fn starts_of(&self, history: Option<&[BlockSeq]>, counts: impl Fn(&v1::Gap) -> bool) -> Arc<[Offset]> {
         let is_history = |at: usize, view: &View| history.and_then(|since| since.get(at)) == Some(&view.since);
         let start = |(at, view)| if is_history(at, view) { view.log.start } else { view.seen().start };
@@ -123,7 +123,8 @@ impl Delivery {
         from.into()
     }
 
-    /// Readers to cut off so that the oldest evicted blocks of a feed that transports hold, up to `through`, are let go.
+    /// Readers to cut off so that the oldest evicted blocks of a feed that transports hold, up to `through`, are let
+    /// go.
     ///
     /// A transport that asked for more and is still waiting lets go of what it was given by itself. So its reader goes
     /// only when there is no other, and never where readers of other feeds' shards may be the ones that hold them. None

@@ -125,8 +125,8 @@ pub(crate) struct Feed {
     matches_floor: BlockSeq,
     /// Bytes that the remembered matches have copied together.
     gathered_bytes: usize,
-    /// Blocks below may hold messages of histories that are over, or that readers of the log do not see, or see twice. Notes of
-    /// gaps stand below.
+    /// Blocks below may hold messages of histories that are over, or that readers of the log do not see, or see twice.
+    /// Notes of gaps stand below.
     pub(crate) stale_until: BlockSeq,
     /// No reader that is behind stands below. May be lower than the truth, never higher.
     pub(crate) behind_floor: BlockSeq,

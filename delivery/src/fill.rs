@@ -199,8 +199,8 @@ impl Delivery {
         wake.push(id);
     }
 
-    /// Deliveries of history that a subscription has not been sent yet; none for a stream of these vbuckets that has yet to
-    /// say where they begin, for which everything else waits. `None` when the subscription waits for no history.
+    /// Deliveries of history that a subscription has not been sent yet; none for a stream of these vbuckets that has
+    /// yet to say where they begin, for which everything else waits. `None` when the subscription waits for no history.
     #[must_use]
     pub fn fill_backlog(&self, id: SubscriptionId, vbuckets: &[VBucketId]) -> Option<usize> {
         let filling = self.subscription(id)?.filling.as_ref()?;

@@ -42,8 +42,8 @@ impl Delivery {
         }
     }
 
-    /// Notes that a log is in sync, so that readers see it, or that it is not any more. Then they see nothing new, until
-    /// another node relays the vbucket ([`Delivery::begin_relayed`]).
+    /// Notes that a log is in sync, so that readers see it, or that it is not any more. Then they see nothing new,
+    /// until another node relays the vbucket ([`Delivery::begin_relayed`]).
     pub fn set_in_sync(&mut self, vbucket: VBucketId, is_in_sync: bool, wake: &mut Vec<SubscriptionId>) {
         let has_readers = !self.subscriptions.is_empty();
         let Some(view) = self.views.get_mut(usize::from(vbucket.0)) else { return };

@@ -1,9 +1,9 @@
 //! Finds, for the key of one message, every value whose patterns match it.
 //!
-//! A pattern is filed by the literal bytes a matching key must have, so that a lookup touches what can match and
-//! little else: exact patterns in a hash table; the others in a radix tree by their literal prefix, and globs below that
-//! by their literal suffix. A `*.suffix` is a glob with the empty prefix and needs no structure of its own. What is
-//! left, globs with the same prefix and suffix, is told apart by what they have between: see `index/bucket.rs`.
+//! A pattern is filed by the literal bytes a matching key must have, so that a lookup touches what can match and little
+//! else: exact patterns in a hash table; the others in a radix tree by their literal prefix, and globs below that by
+//! their literal suffix. A `*.suffix` is a glob with the empty prefix and needs no structure of its own. What is left,
+//! globs with the same prefix and suffix, is told apart by what they have between: see `index/bucket.rs`.
 //!
 //! System keys are kept from other patterns by passing over, for them, the prefixes shorter than `!system`: those that
 //! are as long spell it out, or the walk would not have come to them.
@@ -34,7 +34,8 @@ use values::{Hits, Values};
 /// A multiset of (pattern, value) pairs that is asked which values match a key.
 ///
 /// Insert and remove cost a walk along the literal prefix or a hash operation, and a shift in the sorted list of values
-/// filed under the same pattern: the number of other patterns hardly matters. Memory is proportional to what is filed now, not to what once was.
+/// filed under the same pattern: the number of other patterns hardly matters. Memory is proportional to what is filed
+/// now, not to what once was.
 #[derive(Debug)]
 pub struct PatternIndex<V> {
     exact: TextMap<Values<V>>,

@@ -1,9 +1,9 @@
 //! Who reads what, without I/O: patterns and their index, subscriptions, cursors, gaps, credit.
 //!
 //! Committed blocks come in through [`Delivery::handle_block`]; each reader pulls framed deliveries with
-//! [`Delivery::poll`] at its own pace. A block is matched once for all readers that ask for the same, and sent as shared
-//! bytes. There is no queue per reader: what a reader has not read stands in the feed, and when it is evicted there the
-//! reader is told what it missed.
+//! [`Delivery::poll`] at its own pace. A block is matched once for all readers that ask for the same, and sent as
+//! shared bytes. There is no queue per reader: what a reader has not read stands in the feed, and when it is evicted
+//! there the reader is told what it missed.
 
 #![deny(missing_docs)]
 

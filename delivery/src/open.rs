@@ -56,8 +56,8 @@ impl Readiness {
 }
 
 impl Delivery {
-    /// Opens a subscription. Its first frame confirms it, with the cursors it starts from; it comes when everything that
-    /// can be wanted is readable here ([`Delivery::has_begun`]).
+    /// Opens a subscription. Its first frame confirms it, with the cursors it starts from; it comes when everything
+    /// that can be wanted is readable here ([`Delivery::has_begun`]).
     ///
     /// # Errors
     /// A refusal says which part of the request cannot be met; nothing was opened.
@@ -235,7 +235,8 @@ impl Delivery {
     fn begin_earliest(&self) -> Begin {
         let start = |view: &View| if view.is_relayed() { view.seen().base } else { view.log.start };
         let from: Vec<Offset> = self.views.iter().map(start).collect();
-        // Blocks may hold messages of histories that are over, from before a vbucket was held here for good, or relayed.
+        // Blocks may hold messages of histories that are over, from before a vbucket was held here for good, or
+        // relayed.
         let stale = |feed: &Feed| if feed.oldest() < feed.stale_until { feed.tail() } else { BlockSeq(0) };
         let until: Vec<BlockSeq> = self.feeds.iter().map(stale).collect();
         let is_filtered = until.iter().any(|until| *until > BlockSeq(0));

@@ -1,8 +1,9 @@
 //! Other nodes that read here what they do not hold: each as one reader, with the merged interest of all its clients.
 //!
-//! A relay follows the feeds as a subscription does, and pulls. Unlike one, it knows for each vbucket how far it has come,
-//! so it can go back for a vbucket that it begins to watch in the middle without getting anything twice. What it gets of
-//! a block is every message that any of its interests wants, once; where that is all of the block, the block's own bytes.
+//! A relay follows the feeds as a subscription does, and pulls. Unlike one, it knows for each vbucket how far it has
+//! come, so it can go back for a vbucket that it begins to watch in the middle without getting anything twice. What it
+//! gets of a block is every message that any of its interests wants, once; where that is all of the block, the block's
+//! own bytes.
 
 use std::collections::VecDeque;
 
@@ -179,8 +180,8 @@ impl Delivery {
         }
     }
 
-    /// Begins to give a relay a vbucket, under a name of its own: from a position on, or, without one, from the end. Where it cannot be had here,
-    /// the relay is told so.
+    /// Begins to give a relay a vbucket, under a name of its own: from a position on, or, without one, from the end.
+    /// Where it cannot be had here, the relay is told so.
     ///
     /// # Errors
     /// The vbucket does not exist.

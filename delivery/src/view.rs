@@ -1,8 +1,8 @@
 //! What this node's readers can see of each vbucket: where it starts and ends, and in which block each offset stands.
 //!
-//! A node that holds a copy in sync lets its readers see the log. Otherwise they see what another node relays, and a copy
-//! that is not in sync yet grows beside it, hidden. Both stand in the same feed, so a reader that reads on there keeps
-//! the order of each vbucket when what it sees changes from one to the other.
+//! A node that holds a copy in sync lets its readers see the log. Otherwise they see what another node relays, and a
+//! copy that is not in sync yet grows beside it, hidden. Both stand in the same feed, so a reader that reads on there
+//! keeps the order of each vbucket when what it sees changes from one to the other.
 
 use broky_proto::id::{Epoch, Lineage, Offset, VBucketId};
 

@@ -1,7 +1,7 @@
 //! The admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, `/logs`, and what an operator decides about nodes.
 //!
-//! `GET` never changes anything. What does is a `POST`, and names in its `Host` header a host that is ours: a web page that
-//! has its own name resolved to this machine must not drain a node.
+//! `GET` never changes anything. What does is a `POST`, and names in its `Host` header a host that is ours: a web page
+//! that has its own name resolved to this machine must not drain a node.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -139,8 +139,8 @@ async fn status(State(admin): State<Arc<Admin>>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], format!("{status}\n")).into_response()
 }
 
-/// Which logs this node holds: per vbucket its number, lineage, log start and log end. Compared between nodes it says how
-/// far one is behind another.
+/// Which logs this node holds: per vbucket its number, lineage, log start and log end. Compared between nodes it says
+/// how far one is behind another.
 async fn logs(State(admin): State<Arc<Admin>>) -> Response {
     let mut logs = Vec::new();
     for inbox in admin.inboxes.get().into_iter().flatten() {

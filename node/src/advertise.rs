@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::process::host_name;
 
-/// The `host:port` that others are told for a listener: the host that is advertised, if one is, and else what the listener
-/// is bound to, or this host by name when that is every address. A port that is advertised is that of clients.
+/// The `host:port` that others are told for a listener: the host that is advertised, if one is, and else what the
+/// listener is bound to, or this host by name when that is every address. A port that is advertised is that of clients.
 pub(crate) fn advertised(advertise: Option<&str>, bound: SocketAddr, is_for_clients: bool) -> String {
     match advertise.map(split) {
         Some((host, Some(port))) if is_for_clients => format!("{host}:{port}"),
@@ -15,8 +15,8 @@ pub(crate) fn advertised(advertise: Option<&str>, bound: SocketAddr, is_for_clie
     }
 }
 
-/// Where others are told to send gossip. A name that is advertised is not looked up: with an unspecified IP address they take
-/// the one they see a packet come from.
+/// Where others are told to send gossip. A name that is advertised is not looked up: with an unspecified IP address
+/// they take the one they see a packet come from.
 pub(crate) fn gossip_address(advertise: Option<&str>, bound: SocketAddr) -> SocketAddr {
     let Some((host, _)) = advertise.map(split) else { return bound };
     let unspecified = if bound.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };

@@ -1,11 +1,12 @@
 //! The audit: what the control log decides, as this process applies it, and who the process is, in a file.
 //!
-//! For whoever judges a run of a whole cluster afterwards: only the processes themselves see every entry, and a checker that
-//! asked now and then what the map is would miss what lasted shorter than the time between two questions. A thread of its
-//! own writes; nothing waits for it, least of all an acknowledgement. What was handed over and not written when the
-//! process is killed is lost, so the last line of a file may be cut short.
+//! For whoever judges a run of a whole cluster afterwards: only the processes themselves see every entry, and a checker
+//! that asked now and then what the map is would miss what lasted shorter than the time between two questions. A thread
+//! of its own writes; nothing waits for it, least of all an acknowledgement. What was handed over and not written when
+//! the process is killed is lost, so the last line of a file may be cut short.
 //!
-//! One JSON object a line, an [`AuditRecord`], with the time of `CLOCK_MONOTONIC`, which all processes of a machine share.
+//! One JSON object a line, an [`AuditRecord`], with the time of `CLOCK_MONOTONIC`, which all processes of a machine
+//! share.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};

@@ -28,8 +28,8 @@ pub struct NodeConfig {
     pub peer_listen: SocketAddr,
     /// Where `/metrics`, `/healthz`, `/readyz` and `/status` are served. Default: 127.0.0.1:7402.
     pub admin_listen: SocketAddr,
-    /// The host, or host:port for clients, under which others reach this node. Default: what it listens on, and this host's
-    /// name where that is every address.
+    /// The host, or host:port for clients, under which others reach this node. Default: what it listens on, and this
+    /// host's name where that is every address.
     pub advertise: Option<String>,
     /// Memory for messages and what finds them, in bytes, over all shards. Default 512 MiB. Raised, slow and resuming
     /// subscribers miss less.
@@ -47,17 +47,17 @@ pub struct NodeConfig {
     pub copies: Copies,
     /// The node's failure domain; copies are kept in distinct ones. Default: the empty one.
     pub zone: String,
-    /// Where the control log is kept. Default: in memory; a majority of nodes that dies at once then has to return before
-    /// anything can be decided again.
+    /// Where the control log is kept. Default: in memory; a majority of nodes that dies at once then has to return
+    /// before anything can be decided again.
     pub data_dir: Option<PathBuf>,
     /// Time after which a dead node's copies are rebuilt elsewhere. Default: 5 minutes. Raised, fewer copies remain for
     /// longer; lowered, a restart may move much data.
     pub dead_after: Duration,
-    /// Worker threads, each with a shard, of every node of a cluster founded by this one; a node that joins another has as
-    /// many as the nodes there. Default: one less than there are cores, at most 64, as far as the memory has room.
+    /// Worker threads, each with a shard, of every node of a cluster founded by this one; a node that joins another has
+    /// as many as the nodes there. Default: one less than there are cores, at most 64, as far as the memory has room.
     pub workers: Option<NonZeroU16>,
-    /// Where this process notes what the control log decides, as lines of [`AuditRecord`](crate::AuditRecord)s, for whoever
-    /// judges a run afterwards. Default: nowhere. It grows without a bound.
+    /// Where this process notes what the control log decides, as lines of [`AuditRecord`](crate::AuditRecord)s, for
+    /// whoever judges a run afterwards. Default: nowhere. It grows without a bound.
     pub audit: Option<PathBuf>,
 }
 

@@ -66,8 +66,8 @@ impl Node {
         }
     }
 
-    /// Begins to start a node: when this returns, it looks for a cluster and answers operators. [`started`](Self::started)
-    /// says when it takes calls.
+    /// Begins to start a node: when this returns, it looks for a cluster and answers operators.
+    /// [`started`](Self::started) says when it takes calls.
     ///
     /// # Errors
     /// See [`StartError`]; nothing keeps running then.
@@ -158,8 +158,8 @@ impl Node {
         }
     }
 
-    /// Waits until this process may not go on, because another one has taken its place or an operator has removed it. Stop
-    /// the node then.
+    /// Waits until this process may not go on, because another one has taken its place or an operator has removed it.
+    /// Stop the node then.
     pub async fn ended(&self) -> End {
         let mut ended = self.control.ended();
         loop {

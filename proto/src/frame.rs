@@ -55,8 +55,8 @@ pub fn encode(message: &impl prost::Message) -> Bytes {
 }
 
 /// What goes in front of the last field of a message, when that is sent behind as it stands in memory: the prefix, the
-/// outer message with `meta` as its field `outer`, and the tag and length of `meta`'s field `inner` of `len` bytes. Tags are
-/// of one byte and length-delimited fields.
+/// outer message with `meta` as its field `outer`, and the tag and length of `meta`'s field `inner` of `len` bytes.
+/// Tags are of one byte and length-delimited fields.
 #[must_use]
 pub fn encode_head(outer: u8, meta: &impl prost::Message, inner: u8, len: usize) -> Bytes {
     let meta_len = meta.encoded_len();

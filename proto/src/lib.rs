@@ -2,8 +2,8 @@
 //!
 //! [`v1`] holds the generated messages of the client protocol, [`id`] the ids, positions and sizes every crate uses,
 //! [`wire`] reads and extends encoded messages in place, [`frame`] does gRPC's length-prefixed framing, and [`error`]
-//! the stable error codes. [`peer`] is how one node greets another, [`replicate`], [`forward`] and [`relay`] what they send
-//! one another. This crate is the leaf of the workspace: it knows no clock, socket or thread.
+//! the stable error codes. [`peer`] is how one node greets another, [`replicate`], [`forward`] and [`relay`] what they
+//! send one another. This crate is the leaf of the workspace: it knows no clock, socket or thread.
 
 pub mod error;
 pub mod forward;

@@ -1,12 +1,13 @@
 //! How one node greets another: the hello that begins every connection between nodes, and the answer to it.
 //!
 //! A peer connection carries HTTP/2, but before its preface both sides settle who they are: whoever dials sends a
-//! [`Hello`] of [`HELLO_BYTES`], the listener answers with a [`Reply`] of [`REPLY_BYTES`]. So a node of another cluster, a
-//! process that was replaced, or something that is no node at all is told apart before anything is parsed that could do
-//! harm, and the listener knows which plane the connection is for without looking into HTTP/2.
+//! [`Hello`] of [`HELLO_BYTES`], the listener answers with a [`Reply`] of [`REPLY_BYTES`]. So a node of another
+//! cluster, a process that was replaced, or something that is no node at all is told apart before anything is parsed
+//! that could do harm, and the listener knows which plane the connection is for without looking into HTTP/2.
 //!
-//! Fixed sizes: neither side ever reads a byte of what follows, and nothing is allocated on a stranger's word. All numbers
-//! are big-endian. The last four bytes are the CRC-32 of those before; it guards against confusion, not against malice.
+//! Fixed sizes: neither side ever reads a byte of what follows, and nothing is allocated on a stranger's word. All
+//! numbers are big-endian. The last four bytes are the CRC-32 of those before; it guards against confusion, not against
+//! malice.
 
 use thiserror::Error;
 
@@ -110,8 +111,8 @@ impl Hello {
     /// What the bytes say.
     ///
     /// # Errors
-    /// See [`PeerError`]. A version that is not ours is told before the checksum is looked at: who speaks another one may
-    /// lay out the rest differently.
+    /// See [`PeerError`]. A version that is not ours is told before the checksum is looked at: who speaks another one
+    /// may lay out the rest differently.
     pub fn decode(bytes: &[u8]) -> Result<Self, PeerError> {
         let mut from = Reader::new(bytes, HELLO_BYTES, HELLO_MAGIC)?;
         let [purpose, _] = from.take();

@@ -1,10 +1,10 @@
 //! Which messages of which producers a vbucket already holds.
 //!
-//! A producer numbers its messages, sends those of a vbucket in ascending order over one stream at a time, and after a break
-//! sends everything unanswered again, in order. So a sequence above the last stored one is new, and one at or below it was
-//! stored before, or was given up and comes too late. A refused sequence is a *hole* ([`Hole`]): until it is offered again,
-//! or the producer says that it will not be ([`Dedup::settle_below`]), everything above it is refused as well, for otherwise
-//! a later message would overtake it and its retry would look like a duplicate.
+//! A producer numbers its messages, sends those of a vbucket in ascending order over one stream at a time, and after a
+//! break sends everything unanswered again, in order. So a sequence above the last stored one is new, and one at or
+//! below it was stored before, or was given up and comes too late. A refused sequence is a *hole* ([`Hole`]): until it
+//! is offered again, or the producer says that it will not be ([`Dedup::settle_below`]), everything above it is refused
+//! as well, for otherwise a later message would overtake it and its retry would look like a duplicate.
 //!
 //! For the latest sequences the exact runs are kept: they tell where a duplicate is stored, and they catch a producer
 //! that breaks the rules (two processes under one id) where it would otherwise lose messages in silence. Sequences of
@@ -37,7 +37,8 @@ pub enum Verdict {
     Duplicate(Option<Offset>),
     /// Ahead of a refused sequence, or behind the known ones without being one of them: certainly not stored.
     OutOfSequence,
-    /// Behind all that is known of this producer, some of which may have been forgotten: stored or not, nobody can tell.
+    /// Behind all that is known of this producer, some of which may have been forgotten: stored or not, nobody can
+    /// tell.
     Forgotten,
 }
 
@@ -117,8 +118,8 @@ impl Dedup {
         known.find(sequence, self.has_forgotten)
     }
 
-    /// Whether a message and everything behind it is certainly new: nothing of this producer was stored beyond, and nothing
-    /// is held up.
+    /// Whether a message and everything behind it is certainly new: nothing of this producer was stored beyond, and
+    /// nothing is held up.
     #[inline]
     #[must_use]
     pub fn is_frontier(&self, producer: ProducerId, sequence: Sequence) -> bool {
@@ -158,8 +159,8 @@ impl Dedup {
         }
     }
 
-    /// Notes that nothing of a producer below some sequence will be offered again: nobody waits for it any more. It is only
-    /// asked for where somebody does.
+    /// Notes that nothing of a producer below some sequence will be offered again: nobody waits for it any more. It is
+    /// only asked for where somebody does.
     pub fn settle_below(&mut self, producer: ProducerId, below: impl FnOnce() -> Sequence) {
         if let Some(known) = self.producers.get_mut(&producer)
             && let Some(hole) = known.hole.take()
@@ -212,8 +213,8 @@ impl Dedup {
         self.has_forgotten
     }
 
-    /// Takes over what another replica knows, in place of what is known here. More than [`PRODUCERS_MAX`] producers are cut
-    /// to the latest.
+    /// Takes over what another replica knows, in place of what is known here. More than [`PRODUCERS_MAX`] producers are
+    /// cut to the latest.
     ///
     /// What was refused here and is not behind what the other has stored stays refused: should this replica lead again,
     /// messages may be on their way to it that were sent before their producer heard of the refusal.
@@ -273,8 +274,8 @@ impl Dedup {
 }
 
 impl Producer {
-    /// Makes room for a run. Those that are not committed stay, and one that is: a truncation takes back the others, and
-    /// then this one tells a retry of what is committed from a new message.
+    /// Makes room for a run. Those that are not committed stay, and one that is: a truncation takes back the others,
+    /// and then this one tells a retry of what is committed from a new message.
     fn drop_oldest(&mut self, committed: Offset) {
         let is_committed = |run: &SequenceRun| run.offset_end() <= committed;
         while self.runs.len() >= RUNS_MAX && self.runs.get(1).is_some_and(is_committed) {

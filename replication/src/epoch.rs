@@ -58,8 +58,8 @@ impl EpochHistory {
         &self.starts
     }
 
-    /// Up to where this log, which ends at `log_end`, and another one agree: behind the last message of the latest epoch
-    /// that both know, as far as both have it. `None` when they have no epoch in common.
+    /// Up to where this log, which ends at `log_end`, and another one agree: behind the last message of the latest
+    /// epoch that both know, as far as both have it. `None` when they have no epoch in common.
     ///
     /// One epoch has one leader and one order, so two logs that both hold a part of it agree on that part, and on all
     /// that lies before it.

@@ -1,15 +1,17 @@
 //! What a producer has to push again before anything beyond it.
 //!
-//! Nothing may be stored beyond a message that was refused until that has come again, or is said to be settled. The refused
-//! ones are kept by their sequences, up to [`MISSING_MAX`]; of those beyond, only where they begin and end: they come again
-//! in ascending order, so that what lies between is let through in turn, and what lies behind is refused.
+//! Nothing may be stored beyond a message that was refused until that has come again, or is said to be settled. The
+//! refused ones are kept by their sequences, up to [`MISSING_MAX`]; of those beyond, only where they begin and end:
+//! they come again in ascending order, so that what lies between is let through in turn, and what lies behind is
+//! refused.
 //!
-//! The bounds alone would not do for all of them. After a break a producer pushes everything again on another stream, and
-//! what is left of the former one is refused at the same time: it says nothing about how far the new stream has come.
+//! The bounds alone would not do for all of them. After a break a producer pushes everything again on another stream,
+//! and what is left of the former one is refused at the same time: it says nothing about how far the new stream has
+//! come.
 //!
 //! The hard case: something within the bounds is settled. Which of those behind it comes next is not known then, and
-//! whichever does could be the wrong one. So nothing is let through until everything before some message is settled: before
-//! the vbucket's first one in the oldest request that its producer waits for, at the latest.
+//! whichever does could be the wrong one. So nothing is let through until everything before some message is settled:
+//! before the vbucket's first one in the oldest request that its producer waits for, at the latest.
 
 use broky_proto::id::Sequence;
 

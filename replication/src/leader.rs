@@ -1,8 +1,8 @@
 //! A leader's view of its vbucket's in-sync replicas.
 //!
 //! The high watermark is the smallest log end over the *maximal* ISR: the committed members, and those whose joining is
-//! proposed and not yet decided. A member whose leaving is proposed counts until the control plane has decided: a leader
-//! that cannot reach it must not commit alone. While the committed ISR has fewer than `min_isr` members the high
+//! proposed and not yet decided. A member whose leaving is proposed counts until the control plane has decided: a
+//! leader that cannot reach it must not commit alone. While the committed ISR has fewer than `min_isr` members the high
 //! watermark stands still, so whatever is committed is always held by that many. A single node is the degenerate case:
 //! the ISR is the leader itself.
 //!

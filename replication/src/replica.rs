@@ -57,8 +57,8 @@ impl Replica {
         }
     }
 
-    /// Takes the lead of `epoch`. Everything up to the log's end is kept and re-committed under the new epoch: it may have
-    /// been committed, and the news of that not have come.
+    /// Takes the lead of `epoch`. Everything up to the log's end is kept and re-committed under the new epoch: it may
+    /// have been committed, and the news of that not have come.
     ///
     /// # Panics
     /// When `epoch` is not above every epoch of the log.
@@ -95,8 +95,8 @@ impl Replica {
         if follower.lineage != self.log.lineage() {
             return Attachment::Restart { start };
         }
-        // Without an epoch in common they agree below the follower's start all the same: what lay there was committed, as
-        // nothing else is evicted, and whoever leads a history has all that is committed of it.
+        // Without an epoch in common they agree below the follower's start all the same: what lay there was committed,
+        // as nothing else is evicted, and whoever leads a history has all that is committed of it.
         let common = self.epochs.common_end(self.log.end(), &follower.epochs, follower.end).or(Some(follower.start));
         match common {
             Some(to) if to >= start && to >= follower.start && to <= self.log.end() => Attachment::Keep { to },

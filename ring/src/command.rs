@@ -1,8 +1,8 @@
 //! What can be asked of the cluster state, and what comes of it.
 //!
-//! A command is one entry of the control log. Any command is legal in any state: what does not fit, because it is stale,
-//! malformed or repeated, is refused with a reason and changes nothing. So proposers need no lock and no fresh view; the
-//! order of the log decides.
+//! A command is one entry of the control log. Any command is legal in any state: what does not fit, because it is
+//! stale, malformed or repeated, is refused with a reason and changes nothing. So proposers need no lock and no fresh
+//! view; the order of the log decides.
 
 use std::num::NonZeroU16;
 

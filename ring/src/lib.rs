@@ -5,8 +5,8 @@
 //! thread or randomness; a raft log index is the only notion of time.
 //!
 //! [`state`] is the machine: [`state::ClusterState::apply`] turns commands into outcomes, and
-//! [`state::ClusterState::next_moves`] says what a controller should propose next. [`map`] is what every node and client
-//! reads. [`placement`] says where copies should be, [`ring`] in which order nodes are candidates for a vbucket.
+//! [`state::ClusterState::next_moves`] says what a controller should propose next. [`map`] is what every node and
+//! client reads. [`placement`] says where copies should be, [`ring`] in which order nodes are candidates for a vbucket.
 //! [`lineage`] maps a vbucket's history to its range of offsets.
 
 #![deny(missing_docs)]

@@ -5,10 +5,10 @@
 //! before can have shown. Nobody who survives knows how far that was, and the control log must not carry an entry per
 //! message to know; so stretches are reserved in advance, as a sequence generator reserves ids.
 //!
-//! A lineage's number *is* its place: lineage `n` starts at offset `n << 40`. A vbucket is founded with lineage 0 and one
-//! stretch. A leader whose log nears the end of what is reserved asks for one more (`Command::ExtendLineage`), long
-//! before it is needed: a stretch is 2^40 messages, twelve days of a million messages a second into a single vbucket. The
-//! next lineage is the first number not reserved.
+//! A lineage's number *is* its place: lineage `n` starts at offset `n << 40`. A vbucket is founded with lineage 0 and
+//! one stretch. A leader whose log nears the end of what is reserved asks for one more (`Command::ExtendLineage`), long
+//! before it is needed: a stretch is 2^40 messages, twelve days of a million messages a second into a single vbucket.
+//! The next lineage is the first number not reserved.
 //!
 //! **Invariant:** a leader assigns offsets below `lineage_base(lineage_end)` only, hence a new lineage starts above
 //! everything its predecessors showed. A plain `log index << 40` was rejected: it overflows after 16 million control

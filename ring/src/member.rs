@@ -44,7 +44,8 @@ pub struct Addresses {
 /// How many copies are wanted, and how many must hold a message before it is committed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Copies {
-    /// Copies of each vbucket, the leader's included. From 1 to [`REPLICAS_MAX`], default 3. Raised: more memory and traffic.
+    /// Copies of each vbucket, the leader's included. From 1 to [`REPLICAS_MAX`], default 3. Raised: more memory and
+    /// traffic.
     pub replicas: u8,
     /// Copies below which nothing is committed. From 1 to `replicas`, default 2. Raised: pushes are refused sooner.
     pub min_isr: u8,

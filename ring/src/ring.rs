@@ -1,8 +1,8 @@
 //! The token ring: in which order nodes are candidates for a vbucket.
 //!
-//! Every node owns [`TOKENS_PER_NODE`] tokens, derived from its id alone, on the same circle that messages are hashed to.
-//! The candidates of a vbucket are the nodes met when walking clockwise from the first token of its range. Many tokens
-//! per node mean that the neighbours of a node's vbuckets are spread over all others, so that its death burdens
+//! Every node owns [`TOKENS_PER_NODE`] tokens, derived from its id alone, on the same circle that messages are hashed
+//! to. The candidates of a vbucket are the nodes met when walking clockwise from the first token of its range. Many
+//! tokens per node mean that the neighbours of a node's vbuckets are spread over all others, so that its death burdens
 //! everybody a little and nobody much (consistent hashing, Karger et al. 1997; virtual nodes, Dynamo 2007).
 
 use broky_proto::id::{NodeId, Token, VBucketCount, VBucketId};

@@ -1,9 +1,9 @@
 //! Replicas that follow the rules, run on this state machine, lose nothing.
 //!
 //! A model of the data path: processes with logs, leaders that replicate, commit and propose ISR changes, each going by
-//! its own and possibly old map. Pushes, copying, commits, deaths, fencing, restarts and entries on their way interleave
-//! at random. What must hold after every step: a committed log only ever grows within a lineage, and **whoever the state
-//! counts as a holder (ISR or eligible) holds all of it**, so that electing a holder loses nothing.
+//! its own and possibly old map. Pushes, copying, commits, deaths, fencing, restarts and entries on their way
+//! interleave at random. What must hold after every step: a committed log only ever grows within a lineage, and
+//! **whoever the state counts as a holder (ISR or eligible) holds all of it**, so that electing a holder loses nothing.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 

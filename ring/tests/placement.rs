@@ -190,7 +190,8 @@ fn assert_zones_even(placements: &[Placement], nodes: &[Candidate]) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Through any history of joins and leaves: full sets, distinct nodes, even zones, and asking again changes nothing.
+    /// Through any history of joins and leaves: full sets, distinct nodes, even zones, and asking again changes
+    /// nothing.
     #[test]
     fn any_history_keeps_the_rules(zones in 1..4_u8, changes in prop::collection::vec(change(), 1..25)) {
         let count = vbuckets(128);

@@ -1,8 +1,8 @@
 //! Parts of blocks: what is left of one when some of its messages go elsewhere.
 //!
-//! A block is written for vbuckets with the same copies, so in steady state it commits, and goes, as a whole. While ISRs
-//! differ, or when a follower's tail is cut off, a part of it goes another way. Parts are copies with a buffer of their
-//! own: that is rare, and costs nothing where it does not happen.
+//! A block is written for vbuckets with the same copies, so in steady state it commits, and goes, as a whole. While
+//! ISRs differ, or when a follower's tail is cut off, a part of it goes another way. Parts are copies with a buffer of
+//! their own: that is rare, and costs nothing where it does not happen.
 
 use broky_delivery::{ArenaId, Block, Entry, Run, is_system_key};
 use broky_proto::frame::{PREFIX_LEN, prefix};

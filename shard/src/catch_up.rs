@@ -1,12 +1,13 @@
 //! Bringing a follower's logs up to date.
 //!
-//! One pass goes through the committed blocks, from the oldest that any of the lagging vbuckets lacks to the newest, and
-//! sends what they lack of each. So a follower that lacks everything costs one look at every block, whatever the number
-//! of vbuckets. At the end, in one go, the uncommitted rest is sent and the vbuckets become live: nothing can come in
-//! between. What is known of their producers goes along, for it stands in no block.
+//! One pass goes through the committed blocks, from the oldest that any of the lagging vbuckets lacks to the newest,
+//! and sends what they lack of each. So a follower that lacks everything costs one look at every block, whatever the
+//! number of vbuckets. At the end, in one go, the uncommitted rest is sent and the vbuckets become live: nothing can
+//! come in between. What is known of their producers goes along, for it stands in no block.
 //!
-//! A vbucket that lacks nothing committed does not wait for a pass: it gets the rest at once. That is the case of nearly
-//! all of them when a leader changes, and they must not wait for what learners are being sent over the same link.
+//! A vbucket that lacks nothing committed does not wait for a pass: it gets the rest at once. That is the case of
+//! nearly all of them when a leader changes, and they must not wait for what learners are being sent over the same
+//! link.
 //!
 //! A pass is slower than pushes may be, and blocks may be evicted under it. Then the follower's log begins anew where
 //! the leader's starts by then.
@@ -257,9 +258,9 @@ fn work_of(block: &Block) -> usize {
     block.framed.len() + block.messages as usize * MESSAGE_WORK
 }
 
-/// Adds what the vbuckets whose turn it is lack of a block. `origins` are known while it is not committed: whoever is in
-/// sync can lack nothing else, and must recognise retries of whatever it acknowledges. Returns whether the block was looked
-/// through.
+/// Adds what the vbuckets whose turn it is lack of a block. `origins` are known while it is not committed: whoever is
+/// in sync can lack nothing else, and must recognise retries of whatever it acknowledges. Returns whether the block was
+/// looked through.
 fn collect(
     session: &mut Session,
     turn: Turn,

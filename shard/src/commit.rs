@@ -16,9 +16,9 @@ use crate::shard::Shard;
 use crate::writers::SetId;
 
 impl Shard {
-    /// Seals the blocks being written, sends them to followers, and commits what the high watermarks allow. Call it when
-    /// the pushers that were ready have had their turn: then a block grows by itself under load, and goes at once when
-    /// idle.
+    /// Seals the blocks being written, sends them to followers, and commits what the high watermarks allow. Call it
+    /// when the pushers that were ready have had their turn: then a block grows by itself under load, and goes at once
+    /// when idle.
     pub fn flush(&mut self, out: &mut Outbox) {
         for set in self.writers.sets() {
             if let Some(sealed) = self.writers.open(set).seal() {

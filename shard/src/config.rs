@@ -24,8 +24,8 @@ pub struct ShardConfig {
     /// Memory for blocks, their index and the producers, in bytes; at least [`ShardConfig::MEMORY_BYTES_MIN`]. Raised,
     /// slow and resuming readers miss less.
     pub memory_bytes: usize,
-    /// A block is sealed before it exceeds this many bytes, unless a single request does. Raised, a block costs less per
-    /// message and more per reader that wants a part of it.
+    /// A block is sealed before it exceeds this many bytes, unless a single request does. Raised, a block costs less
+    /// per message and more per reader that wants a part of it.
     pub block_bytes_max: usize,
 }
 

@@ -1,9 +1,9 @@
 //! Messages that came before this node knew that it leads their vbucket.
 //!
-//! A node that knows of a new leader earlier than the leader itself forwards to it what that refuses, and sends it again. On
-//! its way behind them there may be later messages of the same producers, for the same epoch. Should the leader hear of its
-//! role between the two, it would store the later ones first, and the earlier ones never: so what it refused then is to it,
-//! when it begins to lead, what it refuses as a leader.
+//! A node that knows of a new leader earlier than the leader itself forwards to it what that refuses, and sends it
+//! again. On its way behind them there may be later messages of the same producers, for the same epoch. Should the
+//! leader hear of its role between the two, it would store the later ones first, and the earlier ones never: so what it
+//! refused then is to it, when it begins to lead, what it refuses as a leader.
 
 use std::collections::BTreeMap;
 

@@ -36,7 +36,8 @@ impl PartOutcome {
         }
     }
 
-    /// What a part's outcome is, as another node tells it. A kind that is not known leaves open what became of a message.
+    /// What a part's outcome is, as another node tells it. A kind that is not known leaves open what became of a
+    /// message.
     #[must_use]
     pub fn of_forwarded(told: Forwarded) -> (PartId, Self) {
         let exception = |it: ForwardException| {

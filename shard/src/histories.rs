@@ -93,7 +93,8 @@ impl Shard {
         open.is_some_and(|(id, vbuckets)| self.delivery.is_fill_unheard(*id, vbuckets))
     }
 
-    /// Deliveries of history that the subscription of this one has not been sent yet; `None` when nobody waits for it any more.
+    /// Deliveries of history that the subscription of this one has not been sent yet; `None` when nobody waits for it
+    /// any more.
     #[must_use]
     pub fn history_backlog(&self, name: HistoryId) -> Option<usize> {
         let (id, vbuckets) = self.histories.open.get(&name)?;

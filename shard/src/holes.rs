@@ -1,8 +1,8 @@
 //! What was not committed and has to come again before anything behind it.
 //!
-//! A message that was not committed leaves a *hole* in what its producer pushes into its vbucket: what comes behind is refused
-//! until that message is there again, or is said to be settled. What had come in between and is still on its way when it is
-//! there again is refused by a *fence*.
+//! A message that was not committed leaves a *hole* in what its producer pushes into its vbucket: what comes behind is
+//! refused until that message is there again, or is said to be settled. What had come in between and is still on its
+//! way when it is there again is refused by a *fence*.
 
 use std::collections::hash_map::Entry;
 

@@ -1,14 +1,15 @@
 //! Who keeps up: when a leader proposes that a follower leave or join an ISR.
 //!
 //! A follower is out of sync when it has not acknowledged a frame for a second, and at once when nothing listens at its
-//! address any more; and when it is in an ISR and its link does not come to where it gets every block, be it that it breaks
-//! again and again. Links are pinged, so an idle one tells as well. One verdict per link is for all vbuckets on it. A
-//! follower joins when it holds everything committed, all that the leader began with, and what is known of producers.
+//! address any more; and when it is in an ISR and its link does not come to where it gets every block, be it that it
+//! breaks again and again. Links are pinged, so an idle one tells as well. One verdict per link is for all vbuckets on
+//! it. A follower joins when it holds everything committed, all that the leader began with, and what is known of
+//! producers.
 //!
-//! A leader never proposes an ISR below `min_isr`. Were it to do so it would stand alone and freeze, although the others
-//! may well reach one another: it offers to resign instead, and whoever has died is fenced by the control plane. A leader
-//! that the control plane left alone, because it did not hear the others for a while, makes way for one of these when they
-//! are back and it does not reach them: who left while nothing was committed still holds everything.
+//! A leader never proposes an ISR below `min_isr`. Were it to do so it would stand alone and freeze, although the
+//! others may well reach one another: it offers to resign instead, and whoever has died is fenced by the control plane.
+//! A leader that the control plane left alone, because it did not hear the others for a while, makes way for one of
+//! these when they are back and it does not reach them: who left while nothing was committed still holds everything.
 
 use std::time::Duration;
 
@@ -27,21 +28,22 @@ pub const LAG_MAX: Duration = Duration::from_secs(1);
 const PING_PERIOD: Duration = Duration::from_millis(250);
 /// Proposals that were not decided are made again after this long.
 const PROPOSE_AGAIN: Duration = Duration::from_secs(1);
-/// Between proposals that followers join: each is a new map for every node, and those who have caught up a little later can
-/// be in it as well.
+/// Between proposals that followers join: each is a new map for every node, and those who have caught up a little later
+/// can be in it as well.
 const JOIN_PACE: Duration = Duration::from_millis(250);
 /// How often [`Shard::handle_tick`] is to be called while there are other nodes.
 pub const TICK: Duration = Duration::from_millis(50);
 /// A relay whose readers are sent nothing hears this often how far it has come.
 const PASS_PERIOD: Duration = Duration::from_secs(1);
-/// Work of catching up per link and tick, where copies lack: 400 MiB/s of messages of 1 KiB, 140 MiB/s of 128 B. It takes
-/// a leader and its follower a third of a core each. With half of that a follower that comes back to 512 MiB of small
-/// messages would not be in sync within ten seconds.
+/// Work of catching up per link and tick, where copies lack: 400 MiB/s of messages of 1 KiB, 140 MiB/s of 128 B. It
+/// takes a leader and its follower a third of a core each. With half of that a follower that comes back to 512 MiB of
+/// small messages would not be in sync within ten seconds.
 const CATCH_UP_PER_TICK: usize = 32 << 20;
 /// The same where copies only move, and nobody waits but those who push.
 const MOVE_PER_TICK: usize = 1 << 20;
 
-/// A leader that is alone makes way no sooner after its vbucket changed, or somebody was heard of again: links take a while.
+/// A leader that is alone makes way no sooner after its vbucket changed, or somebody was heard of again: links take a
+/// while.
 const ALONE_MIN: Duration = Duration::from_millis(1_500);
 
 /// A worker that comes this much too late takes what looks like the silence of others for its own.
@@ -107,7 +109,8 @@ impl Shard {
         }
     }
 
-    /// Whether a link has come to where its follower gets, and has acknowledged, what keeps it in every ISR that it is in.
+    /// Whether a link has come to where its follower gets, and has acknowledged, what keeps it in every ISR that it is
+    /// in.
     fn keeps_in_sync(&self, session: &Session) -> bool {
         let is_in_isr = |vbucket: VBucketId| {
             let place = self.places.get(usize::from(vbucket.0));
@@ -233,8 +236,8 @@ impl Shard {
         out.isr_changes.extend(leader.propose(&joins, &leaves).map(|proposal| change(vbucket, proposal)));
     }
 
-    /// Whether nobody is on the way into a vbucket's ISR here, and somebody lives who may lead it, and whom this process does not
-    /// reach.
+    /// Whether nobody is on the way into a vbucket's ISR here, and somebody lives who may lead it, and whom this
+    /// process does not reach.
     fn is_cut_off(&self, vbucket: VBucketId, leaving: &[Member]) -> bool {
         let Some(place) = self.places.get(usize::from(vbucket.0)) else { return false };
         if self.now.since(place.since.max(self.returned_at)) < ALONE_MIN {

@@ -30,7 +30,8 @@ impl Shard {
     /// Takes a link to a follower that has just been opened.
     pub fn handle_session_open(&mut self, now: Timestamp, id: SessionId, member: Member, out: &mut Outbox) {
         self.now = self.now.max(now);
-        // A link that breaks again and again is as bad as none: how long there was none counts until this one is of use.
+        // A link that breaks again and again is as bad as none: how long there was none counts until this one is of
+        // use.
         if let Some(absent) = self.absent.get_mut(&member) {
             absent.is_refused = false;
         }
@@ -123,8 +124,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes the news that a follower takes nothing of some logs: most likely there is a newer map, which says why. The next
-    /// tick asks anew.
+    /// Takes the news that a follower takes nothing of some logs: most likely there is a newer map, which says why. The
+    /// next tick asks anew.
     fn handle_detached(&mut self, id: SessionId, detached: &Detached) -> Result<(), PeerError> {
         if detached.vbuckets.len() != detached.epochs.len() {
             return Err(PeerError::Lengths);
@@ -249,8 +250,8 @@ impl Shard {
         }
     }
 
-    /// Tells followers that are read what has been committed. The others need not be woken for it: they hear it with the
-    /// next block, or by [`Shard::send_late_notices`].
+    /// Tells followers that are read what has been committed. The others need not be woken for it: they hear it with
+    /// the next block, or by [`Shard::send_late_notices`].
     pub(crate) fn send_notices(&mut self, out: &mut Outbox) {
         for (id, session) in &mut self.sessions {
             if session.is_read {
@@ -260,8 +261,8 @@ impl Shard {
         }
     }
 
-    /// Tells all followers what has been committed. Call it [`NOTICE_DELAY`] after the outbox said that there is something
-    /// to tell.
+    /// Tells all followers what has been committed. Call it [`NOTICE_DELAY`] after the outbox said that there is
+    /// something to tell.
     pub fn send_late_notices(&mut self, out: &mut Outbox) {
         for (id, session) in &mut self.sessions {
             send_notice(*id, session, out);

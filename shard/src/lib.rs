@@ -4,8 +4,8 @@
 //! open block ([`open_block`]), the block is sealed when the pushers that were ready have had their turn, commits
 //! through the vbuckets' high watermarks, and is then handed to the readers of every shard of the node.
 //!
-//! Towards other nodes a shard leads ([`leading`], [`catch_up`], [`isr`]) or follows ([`following`]); which of the two, it
-//! reads off the cluster map ([`roles`]).
+//! Towards other nodes a shard leads ([`leading`], [`catch_up`], [`isr`]) or follows ([`following`]); which of the two,
+//! it reads off the cluster map ([`roles`]).
 
 #![deny(missing_docs)]
 

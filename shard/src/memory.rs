@@ -1,9 +1,9 @@
 //! The memory budget: what is evicted, and when a stalled reader has to go.
 //!
-//! Counted are the arenas, what each block costs beside its bytes, and the producers, which may take an eighth. Beyond the
-//! budget the oldest committed blocks go. Arenas whose blocks are all evicted but that a stalled transport still refers to count as well,
-//! so the budget holds whatever readers do; when they pass a quarter of it, the readers that hold the oldest of them are
-//! cut off.
+//! Counted are the arenas, what each block costs beside its bytes, and the producers, which may take an eighth. Beyond
+//! the budget the oldest committed blocks go. Arenas whose blocks are all evicted but that a stalled transport still
+//! refers to count as well, so the budget holds whatever readers do; when they pass a quarter of it, the readers that
+//! hold the oldest of them are cut off.
 
 use std::sync::Arc;
 
@@ -42,8 +42,8 @@ impl Shard {
         self.arenas.bytes() + self.overhead_bytes + self.producers * PRODUCER_BYTES
     }
 
-    /// Makes room for `need` bytes in the block being written for a set; seals it if that takes another arena or it gets
-    /// too large.
+    /// Makes room for `need` bytes in the block being written for a set; seals it if that takes another arena or it
+    /// gets too large.
     ///
     /// # Errors
     /// Why there is no room: everything in memory waits to be committed.
@@ -126,8 +126,9 @@ impl Shard {
 
     /// Gives up spare arenas, then blocks, until the budget is met: with an arena for `need` more bytes, if given.
     ///
-    /// What is evicted here the node's other shards hold until they hear of it, so with several shards it counts as gone
-    /// at once. Otherwise each call would evict everything and free nothing. Should it stay, the next call counts it.
+    /// What is evicted here the node's other shards hold until they hear of it, so with several shards it counts as
+    /// gone at once. Otherwise each call would evict everything and free nothing. Should it stay, the next call counts
+    /// it.
     ///
     /// Returns whether the budget is met; otherwise nothing is left to evict.
     fn free(&mut self, need: Option<usize>, out: &mut Outbox) -> bool {

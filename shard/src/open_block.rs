@@ -48,8 +48,8 @@ pub(crate) struct Place {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Waiter {
     pub(crate) reply: ReplyKey,
-    /// The message in the request that an earlier attempt had stored; its fate is the block's. `None` when the block holds
-    /// messages of the request itself, which their origins tell.
+    /// The message in the request that an earlier attempt had stored; its fate is the block's. `None` when the block
+    /// holds messages of the request itself, which their origins tell.
     pub(crate) duplicate: Option<u32>,
 }
 

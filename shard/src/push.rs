@@ -160,8 +160,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Stores messages that follow one another, if there is nothing to say of any of them but that it is stored. Returns
-    /// whether it did; otherwise nothing has happened.
+    /// Stores messages that follow one another, if there is nothing to say of any of them but that it is stored.
+    /// Returns whether it did; otherwise nothing has happened.
     #[inline]
     fn store_run(&mut self, storing: &mut Storing<'_>, run: &[wire::Entry], vbucket: VBucketId, set: SetId) -> bool {
         let (Some(first), Some(Some(replica))) = (run.first(), self.replicas.get_mut(usize::from(vbucket.0))) else {

@@ -187,9 +187,10 @@ impl Shard {
                 if following.epoch == place.epoch && following.leader == leader => {}
             (Role::Leader(_) | Role::Follower(_) | Role::Idle, Some(leader)) => {
                 replica.follow(place.epoch, leader);
-                // Where the lead was handed over, the next leader holds most likely what is not committed yet, and commits
-                // it: whoever waits is told by that. What it lacks is cut off when it attaches this copy, and then they are
-                // told that nobody knows. A leader that was deposed is not in the ISR: it answers nothing more.
+                // Where the lead was handed over, the next leader holds most likely what is not committed yet, and
+                // commits it: whoever waits is told by that. What it lacks is cut off when it attaches this copy, and
+                // then they are told that nobody knows. A leader that was deposed is not in the ISR: it answers nothing
+                // more.
                 if !place.isr.contains(&me) {
                     self.lose_waiters(id);
                 }
@@ -241,8 +242,9 @@ impl Shard {
         }
     }
 
-    /// Begins anew, or gives up, replicating a vbucket on every link. With every other version of the ISR also on those of
-    /// learners: theirs may be a new copy, the old one having been dropped in a version of the map that was passed over.
+    /// Begins anew, or gives up, replicating a vbucket on every link. With every other version of the ISR also on those
+    /// of learners: theirs may be a new copy, the old one having been dropped in a version of the map that was passed
+    /// over.
     fn restage(&mut self, id: VBucketId, place: &Place, has_other_isr: bool) {
         let leads = place.leader == Some(self.config.me) && place.is_held;
         let epoch_changed = self.staged.get(usize::from(id.0)).is_none_or(|epoch| *epoch != place.epoch);

@@ -1,8 +1,8 @@
 //! Which node a pushed message goes to, and what happens when that node was the wrong one.
 //!
-//! Any node takes any push. Its router hands each message to whoever leads the message's vbucket, by the newest map. When
-//! leaders change, messages are refused by those who lead no longer, or a link breaks with no word about them; they are
-//! sent on to the new leader, as long as their deadline allows.
+//! Any node takes any push. Its router hands each message to whoever leads the message's vbucket, by the newest map.
+//! When leaders change, messages are refused by those who lead no longer, or a link breaks with no word about them;
+//! they are sent on to the new leader, as long as their deadline allows.
 //!
 //! **Invariant:** the messages of one vbucket reach its leaders in the order in which they came here. For otherwise a
 //! producer's later message could be stored before an earlier one, whose retry would then look like a duplicate. So a
@@ -11,9 +11,10 @@
 //! target refuses what was sent for another epoch: else one that has led, does not, and leads again would refuse an
 //! earlier message and take a later one.
 //!
-//! For the same reason a message that was not committed leaves a *hole*: what the same producer pushes behind it into the
-//! same vbucket is refused here until that message comes again or is said to be settled, and so is what had come in between
-//! and is still on its way. A leader does the same with what it refused itself, but a new one does not know of it.
+//! For the same reason a message that was not committed leaves a *hole*: what the same producer pushes behind it into
+//! the same vbucket is refused here until that message comes again or is said to be settled, and so is what had come in
+//! between and is still on its way. A leader does the same with what it refused itself, but a new one does not know of
+//! it.
 //!
 //! Messages without a producer are not sent twice: where nobody knows whether they were stored, that is their outcome.
 
@@ -35,8 +36,8 @@ use crate::groups::Groups;
 use crate::holes::Holes;
 use crate::outcome::{Exception, ExceptionKind, PartOutcome, exception};
 
-/// Time a message has to find its leader, if it comes again when that is told. Whoever pushed it goes elsewhere after 3 s without
-/// an answer, and the attempt that is under way then may take another second.
+/// Time a message has to find its leader, if it comes again when that is told. Whoever pushed it goes elsewhere after 3
+/// s without an answer, and the attempt that is under way then may take another second.
 const DEADLINE: Duration = Duration::from_millis(1_500);
 /// Of one that does not come again: longer than a failover takes.
 const DEADLINE_ALONE: Duration = Duration::from_secs(5);
@@ -182,8 +183,8 @@ impl Router {
         }
     }
 
-    /// Takes nothing of a request, because there is no room for it. What its producer pushes behind it is refused until it
-    /// comes again.
+    /// Takes nothing of a request, because there is no room for it. What its producer pushes behind it is refused until
+    /// it comes again.
     pub fn refuse(&mut self, request: u64, push: Push, reason: &str, out: &mut Routed) {
         let kind = ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_owned() };
         let exceptions: Vec<Exception> =
@@ -234,8 +235,8 @@ impl Router {
         self.handle_timeout(now, out);
     }
 
-    /// Takes the news that a link to another process broke: what was handed to it may be stored or not. `unsent` are the
-    /// parts that certainly never left.
+    /// Takes the news that a link to another process broke: what was handed to it may be stored or not. `unsent` are
+    /// the parts that certainly never left.
     pub fn handle_link_down(&mut self, now: Timestamp, member: Member, unsent: &[PartId], out: &mut Routed) {
         for id in self.unanswered_at(member) {
             let Some((_, mut batch)) = self.unanswered.remove(&id) else { continue };
@@ -258,8 +259,8 @@ impl Router {
             return;
         }
         let may_send = now >= self.resend_at;
-        // Vbuckets of which something stays behind: what comes later stays as well. And those of which something is sent
-        // now: what comes later may follow to the same leader.
+        // Vbuckets of which something stays behind: what comes later stays as well. And those of which something is
+        // sent now: what comes later may follow to the same leader.
         let mut held = vec![false; self.vbuckets.len()];
         let mut begun = vec![false; self.vbuckets.len()];
         for batch in std::mem::take(&mut self.waiting) {

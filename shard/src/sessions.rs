@@ -1,10 +1,10 @@
 //! Links to followers: what each of them was sent, has acknowledged, and still lacks.
 //!
-//! There is one link per follower, whatever number of vbuckets it shares with this shard. Frames carry a number, and one
-//! acknowledgement is for all up to it. Per vbucket a link passes three stages: it *asks* how far the follower's log
-//! goes, it *attaches* (says where to go on) and sends what is missing, and from then on the vbucket is *live*: every
-//! block goes out when it is sealed. What an acknowledgement says about a vbucket counts from the frame on that attached
-//! it, so that nothing an earlier epoch's follower held is taken for this one's.
+//! There is one link per follower, whatever number of vbuckets it shares with this shard. Frames carry a number, and
+//! one acknowledgement is for all up to it. Per vbucket a link passes three stages: it *asks* how far the follower's
+//! log goes, it *attaches* (says where to go on) and sends what is missing, and from then on the vbucket is *live*:
+//! every block goes out when it is sealed. What an acknowledgement says about a vbucket counts from the frame on that
+//! attached it, so that nothing an earlier epoch's follower held is taken for this one's.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -195,8 +195,8 @@ impl Session {
         }
     }
 
-    /// Whether the follower has what is known of a vbucket's producers: without it a retry would be stored twice, should
-    /// it come to lead.
+    /// Whether the follower has what is known of a vbucket's producers: without it a retry would be stored twice,
+    /// should it come to lead.
     pub(crate) fn is_synced(&self, vbucket: VBucketId) -> bool {
         matches!(self.stage(vbucket), Stage::Live { synced, .. } if synced <= self.acknowledged)
     }

@@ -1,10 +1,10 @@
-//! What other nodes relay to this one: the vbuckets that clients here subscribe to and of which this node holds no copy in
-//! sync.
+//! What other nodes relay to this one: the vbuckets that clients here subscribe to and of which this node holds no copy
+//! in sync.
 //!
-//! A shard tells every leader of such vbuckets of its own what all clients of the node ask for, and watches the vbuckets
-//! there. What comes goes into the shard's feed, beside the logs, and from there to the node's readers. Which vbucket is
-//! watched where is read off the map and the interests, again and again; a vbucket that changes its leader is watched at
-//! the next one from where it is here. So readers notice nothing, whoever dies.
+//! A shard tells every leader of such vbuckets of its own what all clients of the node ask for, and watches the
+//! vbuckets there. What comes goes into the shard's feed, beside the logs, and from there to the node's readers. Which
+//! vbucket is watched where is read off the map and the interests, again and again; a vbucket that changes its leader
+//! is watched at the next one from where it is here. So readers notice nothing, whoever dies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

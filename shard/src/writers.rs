@@ -1,7 +1,7 @@
 //! The blocks being written: one for each set of nodes that hold the same vbuckets.
 //!
-//! A block never mixes vbuckets of different replica sets, so every node that gets a block wants all of it, and in steady
-//! state it commits as a whole. A lone node has one set; a cluster of three with three copies has one as well.
+//! A block never mixes vbuckets of different replica sets, so every node that gets a block wants all of it, and in
+//! steady state it commits as a whole. A lone node has one set; a cluster of three with three copies has one as well.
 
 use broky_delivery::{ArenaId, Entry};
 use broky_proto::id::{NodeId, VBucketCount, VBucketId};

@@ -1,7 +1,8 @@
 //! broky as a target, through the Rust client as any program would use it.
 //!
-//! Publishers follow the topology to the leader, as the client does by itself. Where subscribers read is the flag's to say.
-//! Keys are those that NATS gets as subjects, and so is the pattern: with several keys, both brokers match a wildcard.
+//! Publishers follow the topology to the leader, as the client does by itself. Where subscribers read is the flag's to
+//! say. Keys are those that NATS gets as subjects, and so is the pattern: with several keys, both brokers match a
+//! wildcard.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use broky_client::{Client, MessageRef, Producer, ProducerOptions, SubscribeOptions, Subscription, TopologyNode};

@@ -1,7 +1,7 @@
 //! Numbers in the payload, and the proof that each message came once and in order.
 //!
-//! The first 16 bytes of a payload are its [`Stamp`]: publisher, key, sequence within both, and the time at which it was
-//! meant to be sent. A subscriber knows the next sequence of every (publisher, key); what is equal to it costs one
+//! The first 16 bytes of a payload are its [`Stamp`]: publisher, key, sequence within both, and the time at which it
+//! was meant to be sent. A subscriber knows the next sequence of every (publisher, key); what is equal to it costs one
 //! comparison, and only what is not goes on to find out whether something was skipped, repeated or overtaken.
 
 use super::units::{narrow, wide};

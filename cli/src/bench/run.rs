@@ -154,7 +154,8 @@ pub(crate) fn new_latencies() -> anyhow::Result<Histogram<u64>> {
 struct Reader {
     checker: Checker,
     segments: u64,
-    /// Messages passed at which the segment at hand ends. Kept, as a division per message would cost more than the rest.
+    /// Messages passed at which the segment at hand ends. Kept, as a division per message would cost more than the
+    /// rest.
     segment_end: u64,
 }
 

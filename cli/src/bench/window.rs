@@ -2,8 +2,8 @@
 //!
 //! Every subscriber gets every message, so one number per subscriber tells how far it is, and the slowest one decides.
 //! Looking at 10,000 numbers per write would cost more than the write. Instead the stream is cut into segments, and
-//! each subscriber that passes the end of a segment counts itself there; whoever makes the count full moves the limit and
-//! wakes the publishers. One atomic increment per subscriber and segment.
+//! each subscriber that passes the end of a segment counts itself there; whoever makes the count full moves the limit
+//! and wakes the publishers. One atomic increment per subscriber and segment.
 //!
 //! Segments fill in order: a subscriber passes them in order, so segment `n + 1` cannot be full before all have
 //! passed `n`. At most `capacity / segment + 1` are open at once, so a small ring of counters is enough.

@@ -32,8 +32,8 @@ struct Share {
 }
 
 impl Share {
-    /// Publishers are dealt from the first thread on, subscribers from the last: with two threads, one publisher and one
-    /// subscriber do not share one.
+    /// Publishers are dealt from the first thread on, subscribers from the last: with two threads, one publisher and
+    /// one subscriber do not share one.
     fn of(worker: usize, plan: &Plan) -> Self {
         let per_connection = plan.subscribers_per_connection;
         let publishers = (0..plan.publishers).filter(|index| index % plan.threads == worker);

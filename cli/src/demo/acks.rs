@@ -1,7 +1,8 @@
 //! When pushes were acked, and how long those to some key_partitions were not.
 //!
-//! A span begins with the last ack before something happens, here the death of a node, and ends with the next one. Two are
-//! kept: over all the key_partitions concerned, in which none of them was acked, and for the one that waited longest.
+//! A span begins with the last ack before something happens, here the death of a node, and ends with the next one. Two
+//! are kept: over all the key_partitions concerned, in which none of them was acked, and for the one that waited
+//! longest.
 
 use std::time::{Duration, Instant};
 

@@ -1,13 +1,13 @@
 //! `broky demo`: the broker's main job on real lines, with a death in the middle, watched and judged.
 //!
 //! Three nodes are started as processes of their own and form a cluster. A producer pushes lines; subscribers with
-//! different patterns read them over real connections. In the middle the node that has taken the most pushes is killed with
-//! `kill -9`; later it is started again, with nothing, and catches up under load. What each subscriber must get is worked
-//! out from the input beside the broker: every message that was acked, once, in order per key_partition, with the bytes that
-//! were pushed.
+//! different patterns read them over real connections. In the middle the node that has taken the most pushes is killed
+//! with `kill -9`; later it is started again, with nothing, and catches up under load. What each subscriber must get is
+//! worked out from the input beside the broker: every message that was acked, once, in order per key_partition, with
+//! the bytes that were pushed.
 //!
-//! The interruption is the longest span in which no push to the key_partitions that the dead node led was acked, from the
-//! last ack before to the first one after, as the producer sees it; it is measured until the node is started again.
+//! The interruption is the longest span in which no push to the key_partitions that the dead node led was acked, from
+//! the last ack before to the first one after, as the producer sees it; it is measured until the node is started again.
 
 mod acks;
 mod input;

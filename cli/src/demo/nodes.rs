@@ -1,8 +1,8 @@
 //! The demo's nodes: processes of this very program that end with the demo, however that ends.
 //!
-//! A node's stdin is a pipe whose other end only the demo has: when the demo ends, by itself, by a signal or by `kill -9`,
-//! the pipe is closed, and the node stops (`serve --stop-with-stdin`). What a node says goes to a file, which is shown when
-//! it does not start.
+//! A node's stdin is a pipe whose other end only the demo has: when the demo ends, by itself, by a signal or by `kill
+//! -9`, the pipe is closed, and the node stops (`serve --stop-with-stdin`). What a node says goes to a file, which is
+//! shown when it does not start.
 
 use std::fs::File;
 use std::io;

@@ -1,7 +1,7 @@
 //! The demo's producer: pushes the lines in order, and notes what became of each and when.
 //!
-//! Messages of one key_partition are settled in order, so a task per key_partition that awaits one ticket after the other
-//! sees every ack when it comes.
+//! Messages of one key_partition are settled in order, so a task per key_partition that awaits one ticket after the
+//! other sees every ack when it comes.
 
 use std::ops::{Range, RangeTo};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

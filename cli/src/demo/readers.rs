@@ -71,8 +71,8 @@ impl Readers {
         }
     }
 
-    /// Waits while a subscriber is so far behind that the nodes would soon forget what it has not read. For a while only:
-    /// what it missed will never come.
+    /// Waits while a subscriber is so far behind that the nodes would soon forget what it has not read. For a while
+    /// only: what it missed will never come.
     pub(super) async fn until_near(&mut self) -> anyhow::Result<()> {
         let lag = |reader: &Reader| reader.pushed_bytes.saturating_sub(reader.progress.bytes.load(Ordering::Relaxed));
         if self.wait(|reader| lag(reader) <= LEAD_BYTES_MAX).await? {

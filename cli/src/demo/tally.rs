@@ -1,7 +1,7 @@
 //! What a subscriber got, judged message by message: lost, duplicated, reordered, or not what was pushed.
 //!
-//! Each message carries its number in its uid, and what has a number can be looked up in the input. So nothing is asked of
-//! the broker to judge it by, not even its offsets.
+//! Each message carries its number in its uid, and what has a number can be looked up in the input. So nothing is asked
+//! of the broker to judge it by, not even its offsets.
 
 use super::input::{Input, number_of};
 use super::numbers::Numbers;

@@ -1,8 +1,8 @@
 //! What became of the messages pushed: failures are told as they become known, and a cluster that is gone is noticed.
 //!
 //! The idea of the latter: the client tries a message until its delivery timeout. One that fails then says little by
-//! itself, as others may fare better. When none got an answer for as long, no node can be reached, and pushing more would
-//! only drop a window of messages after the other. A refusal for good is an answer: it says that a node is there.
+//! itself, as others may fare better. When none got an answer for as long, no node can be reached, and pushing more
+//! would only drop a window of messages after the other. A refusal for good is an answer: it says that a node is there.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -1,8 +1,8 @@
 //! What each node says of itself, asked of all of them at once, and how far each is behind.
 //!
-//! A node's lag is how many messages its copies lack, summed over the vbuckets that it holds: of each vbucket whoever has
-//! come furthest is compared with. The nodes are asked at the same time and answer at nearly the same time, so under load
-//! what is pushed in between counts as lag too; with nothing pushed it is exact.
+//! A node's lag is how many messages its copies lack, summed over the vbuckets that it holds: of each vbucket whoever
+//! has come furthest is compared with. The nodes are asked at the same time and answer at nearly the same time, so
+//! under load what is pushed in between counts as lag too; with nothing pushed it is exact.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -27,7 +27,8 @@ pub(super) fn write_message(out: &mut impl Write, format: Format, message: &Mess
     }
 }
 
-/// Every field of a message. Bytes that are not UTF-8 are in base64, and `base64` names the fields for which that holds.
+/// Every field of a message. Bytes that are not UTF-8 are in base64, and `base64` names the fields for which that
+/// holds.
 #[derive(Serialize)]
 struct Json<'a> {
     key: Cow<'a, str>,

@@ -1,9 +1,9 @@
-//! Writing to stdout, on a thread of its own: a pipe that nobody reads stops whoever writes to it, and a signal must not
-//! wait for that.
+//! Writing to stdout, on a thread of its own: a pipe that nobody reads stops whoever writes to it, and a signal must
+//! not wait for that.
 //!
-//! Messages are gathered in one buffer while the thread writes another, so that there are two at the most. Each goes with
-//! the position behind its last message, which comes back once all of it was written: what is kept of the position never
-//! lies ahead of what was written.
+//! Messages are gathered in one buffer while the thread writes another, so that there are two at the most. Each goes
+//! with the position behind its last message, which comes back once all of it was written: what is kept of the position
+//! never lies ahead of what was written.
 
 use std::fs::File;
 use std::io::{self, Write as _};

@@ -1,7 +1,8 @@
 //! A subscription on its way to stdout: what is read, written and kept, and in which order.
 //!
-//! Three things happen at once, none of which may wait for another: messages are gathered, gathered ones are written, and
-//! the position behind the written ones is kept each second. Whatever waits for a reader of stdout, a signal ends it.
+//! Three things happen at once, none of which may wait for another: messages are gathered, gathered ones are written,
+//! and the position behind the written ones is kept each second. Whatever waits for a reader of stdout, a signal ends
+//! it.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Noticing that whoever read stdout has gone.
 //!
-//! A write would tell, but a subscription may have nothing to write for hours: `broky sub | head -1` must end with `head`.
+//! A write would tell, but a subscription may have nothing to write for hours: `broky sub | head -1` must end with
+//! `head`.
 
 use std::io;
 

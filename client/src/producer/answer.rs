@@ -1,7 +1,7 @@
 //! What the answer to one batch means: which messages it settles, and what has to go again.
 //!
-//! Pure. "Rejected" is told only when every attempt was answered with a refusal and none will follow; see [`super::window`],
-//! which decides when a batch goes again and when it is given up.
+//! Pure. "Rejected" is told only when every attempt was answered with a refusal and none will follow; see
+//! [`super::window`], which decides when a batch goes again and when it is given up.
 
 use broky_proto::v1::{ErrorCode, OutcomeKind, PushResponse};
 

@@ -111,8 +111,8 @@ impl Batch {
         self.sequence
     }
 
-    /// The framed request, numbered when it is asked for the first time. `oldest` is the first sequence that is not settled;
-    /// its own if there is none.
+    /// The framed request, numbered when it is asked for the first time. `oldest` is the first sequence that is not
+    /// settled; its own if there is none.
     ///
     /// # Panics
     /// When the batch is settled: there is nothing to send.

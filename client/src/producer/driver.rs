@@ -1,13 +1,13 @@
 //! The task behind a lane: keeps a stream to its node, takes in the answers, and looks at the time.
 //!
-//! It decides nothing about messages: that is the window's. Its states are the functions it is in: `connect` (no stream),
-//! `serve` (a stream), `pause` (a wait before a retry or before the next stream). In each of them it looks at the time
-//! as long as something is unsettled ([`Driver::attend`]).
+//! It decides nothing about messages: that is the window's. Its states are the functions it is in: `connect` (no
+//! stream), `serve` (a stream), `pause` (a wait before a retry or before the next stream). In each of them it looks at
+//! the time as long as something is unsettled ([`Driver::attend`]).
 //!
-//! When the lane's node cannot be reached any other will do, since nodes forward. When a stream was lost, or the node refuses
-//! what another leads by now, the next is to one that leads what the lane waits for: nodes forward only to whom they reach.
-//! While that lasts the driver tries the right one beside the stream ([`Driver::look_for_target`]), at the intervals that the
-//! pool allows; once it answers, the stream moves there, after everything sent was answered.
+//! When the lane's node cannot be reached any other will do, since nodes forward. When a stream was lost, or the node
+//! refuses what another leads by now, the next is to one that leads what the lane waits for: nodes forward only to whom
+//! they reach. While that lasts the driver tries the right one beside the stream ([`Driver::look_for_target`]), at the
+//! intervals that the pool allows; once it answers, the stream moves there, after everything sent was answered.
 
 use std::pin::Pin;
 use std::sync::Arc;

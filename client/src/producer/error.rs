@@ -19,7 +19,8 @@ pub enum PushError {
         /// The limit: for a message `ProducerOptions::message_bytes_max`, for a batch 4 MiB and 65,536 messages.
         bytes_max: usize,
     },
-    /// The in-flight window is full. Nothing was sent. Retry after some tickets are settled, or use `push`, which waits.
+    /// The in-flight window is full. Nothing was sent. Retry after some tickets are settled, or use `push`, which
+    /// waits.
     #[error("the in-flight window is full")]
     WouldBlock,
     /// The producer or its client was closed before the message was taken. Nothing was sent. Use a new producer.
@@ -42,8 +43,8 @@ pub enum PushError {
         /// What prevented it last.
         reason: Arc<str>,
     },
-    /// The message was sent, and no answer to it arrived before the delivery timeout. It may have been stored or may yet
-    /// be. Pushing it again may store it twice.
+    /// The message was sent, and no answer to it arrived before the delivery timeout. It may have been stored or may
+    /// yet be. Pushing it again may store it twice.
     #[error("outcome unknown: {reason}")]
     Unknown {
         /// What prevented an answer.

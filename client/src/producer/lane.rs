@@ -184,7 +184,8 @@ impl Lane {
 }
 
 impl super::lanes::Port {
-    /// Nothing is unsettled: the driver need not look at the time. Returns when the lane may end, counted from the first look after something was pushed that finds all of it settled.
+    /// Nothing is unsettled: the driver need not look at the time. Returns when the lane may end, counted from the
+    /// first look after something was pushed that finds all of it settled.
     fn handle_idle(&mut self, now: Instant) -> Instant {
         if std::mem::take(&mut self.is_ticking) || self.idle_since.is_none() {
             self.idle_since = Some(now);

@@ -1,10 +1,10 @@
 //! Pushing: [`Producer`], its options, outcomes and errors.
 //!
-//! From the caller inwards: [`Producer::push`] takes the lock of the [`lanes::Lanes`]; their [`router::Router`] picks the
-//! lane, to the node that leads the message's vbucket; the message is encoded into the open batch of that lane's
-//! [`window::Window`], which decides what is sent and what an answer means; the transport takes batches from the lane when
-//! it can send. A [`driver::Driver`] per lane keeps its stream up and feeds answers back, and one [`keeper::Keeper`] keeps
-//! the map up to date.
+//! From the caller inwards: [`Producer::push`] takes the lock of the [`lanes::Lanes`]; their [`router::Router`] picks
+//! the lane, to the node that leads the message's vbucket; the message is encoded into the open batch of that lane's
+//! [`window::Window`], which decides what is sent and what an answer means; the transport takes batches from the lane
+//! when it can send. A [`driver::Driver`] per lane keeps its stream up and feeds answers back, and one
+//! [`keeper::Keeper`] keeps the map up to date.
 
 mod answer;
 mod batch;
@@ -38,8 +38,8 @@ use crate::transport::Pool;
 /// A pipelined, deduplicated stream of pushes.
 ///
 /// Messages of one producer and one `key_partition` are stored in the order they were pushed, each once, whatever
-/// breaks in between. A message is sent at once when the stream is idle; under load messages travel in batches that grow
-/// by themselves. There is no timer to tune.
+/// breaks in between. A message is sent at once when the stream is idle; under load messages travel in batches that
+/// grow by themselves. There is no timer to tune.
 ///
 /// In a cluster it goes straight to the node that leads a message's vbucket, over one stream per node, and follows the
 /// vbucket when another node takes over. A node that cannot be reached from here is no hindrance: others forward.
@@ -72,15 +72,15 @@ impl Producer {
         &self.lanes
     }
 
-    /// Appends a message to the open batch and returns the ticket for its outcome. Waits only while the in-flight window
-    /// is full. Messages pushed one after the other keep their order.
+    /// Appends a message to the open batch and returns the ticket for its outcome. Waits only while the in-flight
+    /// window is full. Messages pushed one after the other keep their order.
     ///
     /// Cancelling it (dropping the future before it is ready) either pushed the message or did not; a ticket dropped
     /// with it cannot tell.
     ///
     /// # Errors
-    /// [`PushError::MessageTooLarge`] and [`PushError::Closed`]; in both cases nothing was sent. Everything else arrives
-    /// through the ticket.
+    /// [`PushError::MessageTooLarge`] and [`PushError::Closed`]; in both cases nothing was sent. Everything else
+    /// arrives through the ticket.
     #[inline]
     pub async fn push(&self, message: impl AsMessage) -> Result<Ticket, PushError> {
         match self.append(&message, Ticket::new) {

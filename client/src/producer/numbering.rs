@@ -1,9 +1,9 @@
 //! Under which id and sequences a producer's messages go.
 //!
-//! One id for as long as the producer lives, and one count for all its windows: what is pushed later into a vbucket has a
-//! higher sequence, whichever window it takes. So whatever comes too late is known as such by its sequence, on whichever
-//! stream. A batch is numbered when it is sent for the first time, because only then everything that has to be stored
-//! before it has its numbers.
+//! One id for as long as the producer lives, and one count for all its windows: what is pushed later into a vbucket has
+//! a higher sequence, whichever window it takes. So whatever comes too late is known as such by its sequence, on
+//! whichever stream. A batch is numbered when it is sent for the first time, because only then everything that has to
+//! be stored before it has its numbers.
 
 use broky_proto::id::{ProducerId, Sequence};
 

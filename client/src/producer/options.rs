@@ -15,11 +15,12 @@ pub struct ProducerOptions {
     /// on an idle stream a batch goes at once. Raised, throughput of large messages grows and so does the latency under
     /// load.
     pub batch_bytes_max: usize,
-    /// Bytes of unsettled messages, for all nodes together; beyond it `push` waits. Default 4 MiB, at least 1. Raised, more is in memory and
-    /// has to be sent again after a break.
+    /// Bytes of unsettled messages, for all nodes together; beyond it `push` waits. Default 4 MiB, at least 1. Raised,
+    /// more is in memory and has to be sent again after a break.
     pub in_flight_bytes_max: usize,
     /// Requests to one node without an answer at which a batch for it that is not full waits for the next answer
-    /// instead of being sent. Default 1, at least 1. Raised, batches under load are smaller, and both sides spend more on each message.
+    /// instead of being sent. Default 1, at least 1. Raised, batches under load are smaller, and both sides spend more
+    /// on each message.
     pub unanswered_requests_max: usize,
     /// How long a message is tried before it fails. Default 30 s, at least 1 ms. Raised, longer failures of the cluster
     /// are bridged, and `push` waits longer before errors show.

@@ -5,8 +5,8 @@
 //! answers come in order). Sending moves `next` forward; a break puts it back to the oldest unsettled batch, so that
 //! everything unanswered goes again, in order, under the same sequences, before anything new.
 //!
-//! A refusal that asks for a retry stops the sending, because what is behind the refused message in its vbucket must not
-//! overtake it. The answers still to come are taken in, then, after a wait, the oldest unsettled batch goes alone
+//! A refusal that asks for a retry stops the sending, because what is behind the refused message in its vbucket must
+//! not overtake it. The answers still to come are taken in, then, after a wait, the oldest unsettled batch goes alone
 //! (`Phase::Probing`); once that is through, the rest follows. A batch is sent again whole: what it has, the broker
 //! answers as duplicate, and the outcome that was told stands.
 //!
@@ -14,13 +14,13 @@
 //! a refusal, and none will follow; if one attempt went unanswered the outcome is "unknown".
 //!
 //! A node waits for what it has refused, and refuses what comes behind it in its vbucket. That may never come again: it
-//! was given up, or pushed again to another node. So each request tells below which sequence everything of its vbuckets is
-//! settled: the oldest batch here, since what is unsettled of a vbucket is in one window, or waits for another
-//! ([`super::router`]). What was given up and is still on its way is refused as soon as anything behind it is stored, for
-//! all sequences of a producer are drawn from one [`Numbering`], when a batch is sent for the first time.
+//! was given up, or pushed again to another node. So each request tells below which sequence everything of its vbuckets
+//! is settled: the oldest batch here, since what is unsettled of a vbucket is in one window, or waits for another
+//! ([`super::router`]). What was given up and is still on its way is refused as soon as anything behind it is stored,
+//! for all sequences of a producer are drawn from one [`Numbering`], when a batch is sent for the first time.
 //!
-//! Source: Kafka's idempotent producer (KIP-98), which takes another epoch of its id where this one tells what is settled
-//! (KIP-360).
+//! Source: Kafka's idempotent producer (KIP-98), which takes another epoch of its id where this one tells what is
+//! settled (KIP-360).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -117,8 +117,8 @@ impl Window {
         std::mem::take(&mut self.released)
     }
 
-    /// Appends a message to the open batch. Returns what `handle` makes of the batch's outcomes and the message's index,
-    /// and whether a batch was closed because it is full.
+    /// Appends a message to the open batch. Returns what `handle` makes of the batch's outcomes and the message's
+    /// index, and whether a batch was closed because it is full.
     #[inline]
     pub(crate) fn append<T>(
         &mut self,

@@ -165,8 +165,8 @@ impl Cursors {
         Ok(())
     }
 
-    /// Whether a delivery can be applied: its gaps and cursors, and messages of vbuckets up to the given one. Nothing of
-    /// it is applied otherwise, so that the positions never pass over what is not given out.
+    /// Whether a delivery can be applied: its gaps and cursors, and messages of vbuckets up to the given one. Nothing
+    /// of it is applied otherwise, so that the positions never pass over what is not given out.
     pub(super) fn check(&self, delivery: &v1::Delivery, vbucket_max: Option<u32>) -> Result<(), Violation> {
         let gaps = delivery.gaps.iter().map(|gap| gap.vbucket);
         let cursors = delivery.cursors.iter().map(|cursor| cursor.vbucket);

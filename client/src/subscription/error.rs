@@ -26,8 +26,8 @@ pub enum SubscribeError {
     #[error("bad pattern: {0}")]
     BadPattern(String),
     /// The position belongs to another cluster: the token is from elsewhere, or this cluster was founded anew. What was
-    /// held there is gone. Nothing was skipped silently; to go on, decide where from and call `Subscription::restart` or
-    /// subscribe with `Start::Earliest`.
+    /// held there is gone. Nothing was skipped silently; to go on, decide where from and call `Subscription::restart`
+    /// or subscribe with `Start::Earliest`.
     #[error("the position belongs to another cluster: {0}")]
     ForeignCluster(String),
     /// The position lies ahead of anything this cluster has shown. Retry later if the node may lag behind; otherwise as

@@ -113,7 +113,8 @@ impl Intake {
         let gaps = left.iter().flat_map(|(batch, gap, _)| batch.gaps.iter().skip(*gap).rev());
         let gaps = gaps.map(|(gap, before)| (gap.vbucket, *before));
         let messages = left.iter().flat_map(|(batch, _, message)| batch.entries.iter().skip(*message).rev());
-        // The earliest of a vbucket has to win, so the order is reversed: messages from the last to the first, then gaps.
+        // The earliest of a vbucket has to win, so the order is reversed: messages from the last to the first, then
+        // gaps.
         self.cursors.positions(messages.filter_map(|entry| self.before(entry)).chain(gaps))
     }
 

@@ -1,8 +1,8 @@
 //! Receiving: [`Subscription`], its options, batches and errors.
 //!
-//! A subscription has no task: the application's own polling reads the stream, checks what arrives ([`intake`]) and, when
-//! the stream breaks or goes silent, opens another at the cursors ([`open`]). So nothing is buffered but what HTTP/2's
-//! windows hold, and an application that stops reading stops the node.
+//! A subscription has no task: the application's own polling reads the stream, checks what arrives ([`intake`]) and,
+//! when the stream breaks or goes silent, opens another at the cursors ([`open`]). So nothing is buffered but what
+//! HTTP/2's windows hold, and an application that stops reading stops the node.
 
 mod cursors;
 mod delivery;

@@ -75,8 +75,8 @@ impl Start {
 /// What a subscription asks for.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SubscribeOptions {
-    /// Which keys: `*` is any run of bytes, also empty; `?` is one byte; `\` escapes. At least one, at most 4,096, of at
-    /// most 1,024 bytes each. A message that matches several is delivered once.
+    /// Which keys: `*` is any run of bytes, also empty; `?` is one byte; `\` escapes. At least one, at most 4,096, of
+    /// at most 1,024 bytes each. A message that matches several is delivered once.
     pub patterns: Vec<Bytes>,
     /// Where to begin. Default: live.
     pub start: Start,

@@ -1,7 +1,7 @@
 //! Following the cluster map: one stream per client, to whichever node has it, opened again whenever it ends.
 //!
-//! The hard case is a node that is silent: it may be dead, or wait for one that is. Its stream is kept until another node
-//! has told a map; so it does no harm that the next one asked may be the dead one.
+//! The hard case is a node that is silent: it may be dead, or wait for one that is. Its stream is kept until another
+//! node has told a map; so it does no harm that the next one asked may be the dead one.
 //!
 //! **Invariant:** map versions never go back. A node may lag behind another, and a stream to one that has an older map
 //! than we know is of no use, so it is left for another node. The exception is another cluster id: the cluster was
@@ -187,8 +187,8 @@ impl Follower {
     }
 }
 
-/// The cluster map whenever it changes, as a `Stream`: the newest one known first, then each newer. Maps that follow one
-/// another quickly may be passed over for the newest. It ends when the client is closed.
+/// The cluster map whenever it changes, as a `Stream`: the newest one known first, then each newer. Maps that follow
+/// one another quickly may be passed over for the newest. It ends when the client is closed.
 pub struct TopologyWatch {
     /// Held, so that the map is followed.
     _feed: Arc<Feed>,

@@ -20,8 +20,8 @@ const FRAME_BYTES_MAX: u32 = 1 << 20;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// HTTP/2's limit of a flow-control window.
 const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
-/// The windows of the streams bound what a connection holds unread. Its own one is larger, because h2 derives from it how
-/// many tiny frames may wait before it takes the sender for an attacker: 64 MiB allow for a stream full of them.
+/// The windows of the streams bound what a connection holds unread. Its own one is larger, because h2 derives from it
+/// how many tiny frames may wait before it takes the sender for an attacker: 64 MiB allow for a stream full of them.
 const CONNECTION_WINDOW_BYTES_MIN: u32 = 64 << 20;
 
 /// Why no connection could be made. Nothing was sent. Retry once the addresses are right and a node is up.

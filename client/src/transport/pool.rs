@@ -1,8 +1,8 @@
 //! The connections of one client: which to use, and which address to try next.
 //!
 //! A producer has connections of its own; subscriptions share connections, a bounded number of streams on each. An
-//! address that failed is tried last; see [`super::addresses`]. When an address does not answer for a moment the next is
-//! tried beside it, so that one that swallows packets costs that moment and not the connect timeout.
+//! address that failed is tried last; see [`super::addresses`]. When an address does not answer for a moment the next
+//! is tried beside it, so that one that swallows packets costs that moment and not the connect timeout.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A broker in one process with just enough behaviour to test a client: logs per vbucket, deduplication, refusal of what
-//! is ahead of something refused, and faults at chosen points.
+//! A broker in one process with just enough behaviour to test a client: logs per vbucket, deduplication, refusal of
+//! what is ahead of something refused, and faults at chosen points.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failure here fails the test")]

@@ -1,6 +1,6 @@
-//! Hurts clusters of real processes and judges what everybody saw: `chaos --scenario bounce --minutes 2`. Exit code 0 only
-//! if every invariant held in every run, and every run did what it was meant to; with `--containers` also if there is no
-//! Docker engine, which it says.
+//! Hurts clusters of real processes and judges what everybody saw: `chaos --scenario bounce --minutes 2`. Exit code 0
+//! only if every invariant held in every run, and every run did what it was meant to; with `--containers` also if there
+//! is no Docker engine, which it says.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -11,7 +11,8 @@ use broky_cluster_tests::command::{alone, binary, chosen};
 use broky_cluster_tests::supervisor::{Engine, Host, Network, leash};
 use clap::Parser;
 
-/// Runs scenarios against clusters of real processes behind a fault proxy, or of containers, and judges their histories.
+/// Runs scenarios against clusters of real processes behind a fault proxy, or of containers, and judges their
+/// histories.
 #[derive(Debug, Parser)]
 #[command(name = "chaos", max_term_width = 110)]
 struct Args {
@@ -36,12 +37,13 @@ struct Args {
     /// Tell how long things took, and judge only what was lost or wrong: for machines that others use too.
     #[arg(long)]
     untimed: bool,
-    /// The `broky` binary. Default: the one beside this. For containers one within target/static, which scripts/build-static
+    /// The `broky` binary. Default: the one beside this. For containers one within target/static, which
+    /// scripts/build-static
     /// --dev makes by default.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Where logs and histories go. Default: /dev/shm, as a disk that is busy with them slows down everything else, or the
-    /// system's folder for temporary files.
+    /// Where logs and histories go. Default: /dev/shm, as a disk that is busy with them slows down everything else, or
+    /// the system's folder for temporary files.
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
     /// Keep logs and histories of scenarios that pass, too.

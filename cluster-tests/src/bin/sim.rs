@@ -35,8 +35,8 @@ struct Args {
     /// Who judges a run.
     #[arg(long, value_enum, default_value_t = Judge::Rules)]
     judge: Judge,
-    /// Write the history of each run to a folder, which must have none, for `check` to judge: of several runs, to a folder in
-    /// it that is called like the seed.
+    /// Write the history of each run to a folder, which must have none, for `check` to judge: of several runs, to a
+    /// folder in it that is called like the seed.
     #[arg(long, value_name = "DIR")]
     history: Option<PathBuf>,
     /// Threads. Default: one for each core.

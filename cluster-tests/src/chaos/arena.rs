@@ -210,8 +210,8 @@ impl Arena {
         self.crowd.workload.clock.now()
     }
 
-    /// How many messages were on their way to a node when it was killed, and were acknowledged by another, as stored in the
-    /// epoch that their vbucket was in before: whoever leads it now had held them as a follower.
+    /// How many messages were on their way to a node when it was killed, and were acknowledged by another, as stored in
+    /// the epoch that their vbucket was in before: whoever leads it now had held them as a follower.
     ///
     /// # Errors
     /// When there is no such node.
@@ -231,7 +231,8 @@ impl Arena {
         Ok(count)
     }
 
-    /// Changes of an ISR that were refused so far, because one that was to be in it was another process by then, or dead.
+    /// Changes of an ISR that were refused so far, because one that was to be in it was another process by then, or
+    /// dead.
     pub fn came_too_late(&self) -> usize {
         super::audits::came_too_late(self.cluster.lifetimes())
     }

@@ -1,4 +1,5 @@
-//! From what nodes noted of themselves to the history: who a process was in the cluster, and what the control log decided.
+//! From what nodes noted of themselves to the history: who a process was in the cluster, and what the control log
+//! decided.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -15,7 +16,8 @@ use crate::history::{Event, IncarnationStart, Meta, Nanos, Pid};
 use crate::journal::{Folder, Journal};
 use crate::supervisor::Lifetime;
 
-/// Adds the audits of all processes to the history, as far as they were noted before it ended. Gives how many there were.
+/// Adds the audits of all processes to the history, as far as they were noted before it ended. Gives how many there
+/// were.
 pub(super) fn add(lifetimes: &[Lifetime], ended: Nanos, folder: &Folder) -> Result<usize, HarnessError> {
     let mut count = 0;
     // One that was killed at once has none.
@@ -40,8 +42,8 @@ pub(super) fn registered(path: &Path) -> Option<Member> {
     members.last()
 }
 
-/// Changes of an ISR that the control log refused because a process that was to be in it had been replaced, or declared dead,
-/// meanwhile, as any of these processes noted.
+/// Changes of an ISR that the control log refused because a process that was to be in it had been replaced, or declared
+/// dead, meanwhile, as any of these processes noted.
 pub(super) fn came_too_late(lifetimes: &[Lifetime]) -> usize {
     let lines = lifetimes.iter().filter_map(|lifetime| Some(BufReader::new(File::open(&lifetime.audit).ok()?).lines()));
     let records = lines.flatten().filter_map(|line| serde_json::from_str::<AuditRecord>(&line.ok()?).ok());

@@ -68,7 +68,8 @@ impl Arena {
         Ok(())
     }
 
-    /// Starts a node that may refuse its folder, and waits until it does so or holds all its copies. Whether it has refused.
+    /// Starts a node that may refuse its folder, and waits until it does so or holds all its copies. Whether it has
+    /// refused.
     ///
     /// # Errors
     /// When neither comes in time.

@@ -11,8 +11,8 @@
 //! do to a cluster is what [`Arena`] offers; each of these is written down as a fault, so that a run in which one never
 //! happened is known to prove nothing.
 //!
-//! Some scenarios can be done to the containers of `docker-compose.yml` as well ([`FOR_CONTAINERS`]), on the network that
-//! Docker gives them: there a node is killed, paused and cut off as a whole. All else is the same.
+//! Some scenarios can be done to the containers of `docker-compose.yml` as well ([`FOR_CONTAINERS`]), on the network
+//! that Docker gives them: there a node is killed, paused and cut off as a whole. All else is the same.
 //!
 //! The numbers of the scenarios are those of the project's ranked list.
 

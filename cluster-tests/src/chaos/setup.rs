@@ -124,8 +124,8 @@ impl Setup {
     }
 }
 
-/// Room for all that the default load pushes in this time, and while the cluster comes to rest. What a node relays counts
-/// beside what it holds.
+/// Room for all that the default load pushes in this time, and while the cluster comes to rest. What a node relays
+/// counts beside what it holds.
 fn roomy(faults_for: Duration) -> String {
     let mib_per_second = 6;
     format!("{}MiB", 512 + mib_per_second * faults_for.as_secs().saturating_add(30))

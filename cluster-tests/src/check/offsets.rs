@@ -6,8 +6,8 @@
 //!
 //! The hard case is a hole. That nobody knows what is at an offset proves nothing: it may be a message of unknown
 //! outcome which nobody read. But every message has to be somebody's push, so unknown offsets between known ones that
-//! outnumber the messages whose place is not known are holes. A message that was retried after a lineage was lost may lie in
-//! that one too.
+//! outnumber the messages whose place is not known are holes. A message that was retried after a lineage was lost may
+//! lie in that one too.
 
 use std::collections::BTreeMap;
 
@@ -155,8 +155,8 @@ pub(super) fn judge_holes(log: &Log<'_>, told: &Told, findings: &mut Findings) -
     true
 }
 
-/// How many more places messages may have that were pushed before anything was known of their lineage: one in each lineage
-/// that came before.
+/// How many more places messages may have that were pushed before anything was known of their lineage: one in each
+/// lineage that came before.
 fn retried(log: &Log<'_>) -> u64 {
     let lineage = |entry: &Entry| entry.place.map(|place| (place.cluster, place.lineage));
     let lineages = log.entries.chunk_by(|one, other| lineage(one) == lineage(other));

@@ -1,9 +1,10 @@
 //! What chance decides: one stream of numbers per concern, so that one fault more changes nothing for another.
 //!
-//! Datagrams draw from the streams of their link. Each connection has streams of its own, made from the master seed, the
-//! link and how many were dialled before it, as the kernel decides which of two connections is read first. So the same seed
-//! gives the same decisions for the same sequence of chunks; where chunks end depends on when they are read. Whoever draws
-//! for a fault that is not installed draws nothing: healthy traffic, of which there is never the same amount, moves nothing.
+//! Datagrams draw from the streams of their link. Each connection has streams of its own, made from the master seed,
+//! the link and how many were dialled before it, as the kernel decides which of two connections is read first. So the
+//! same seed gives the same decisions for the same sequence of chunks; where chunks end depends on when they are read.
+//! Whoever draws for a fault that is not installed draws nothing: healthy traffic, of which there is never the same
+//! amount, moves nothing.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::faults::{Party, TcpFaults, UdpFaults};
 
-/// What a chunk that has to be sent again takes longer: from the least retransmission timeout of Linux to a few of them.
+/// What a chunk that has to be sent again takes longer: from the least retransmission timeout of Linux to a few of
+/// them.
 const STALL_MS: RangeInclusive<u64> = 200..=1_000;
 /// By how much a datagram is put behind others.
 const REORDER_MS: RangeInclusive<u64> = 1..=50;

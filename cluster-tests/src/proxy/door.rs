@@ -1,7 +1,8 @@
 //! Where a node is dialled: open as long as the node listens itself, and closed at once when it is gone.
 //!
-//! Nodes tell a dead node from a silent one by a refused connection, so a door is not merely not answered: nothing listens
-//! there. It also opens no sooner than the node behind it, as a connection that is taken and then reset is no refusal.
+//! Nodes tell a dead node from a silent one by a refused connection, so a door is not merely not answered: nothing
+//! listens there. It also opens no sooner than the node behind it, as a connection that is taken and then reset is no
+//! refusal.
 
 use std::net::{Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,5 @@
-//! What is under way on one connection in one direction: bytes that keep their order, each with the time at which it is due.
+//! What is under way on one connection in one direction: bytes that keep their order, each with the time at which it is
+//! due.
 //!
 //! A line like this one has a rate, at which chunks leave it one after another, and a length, which each then takes. No
 //! chunk is due before the one ahead of it. How it ends stands in the queue as well, behind the last byte.

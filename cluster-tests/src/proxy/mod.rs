@@ -1,13 +1,13 @@
 //! A network that can be broken: a proxy in this process through which all links of a cluster of real nodes pass.
 //!
-//! A node listens on 127.0.0.1 and advertises another loopback address, with the same ports. There this proxy listens, and
-//! passes on what comes: TCP to the client and the peer port, and gossip datagrams to the peer port. So every node, and
-//! every client, reaches every other node through it. For each *directed* link ([`Party`] to [`Party`]) it can be said, and
-//! changed while connections are open, what is wrong with it ([`Faults`]); [`Counts`] tell what that has done, so that a
-//! run can prove that a fault was there.
+//! A node listens on 127.0.0.1 and advertises another loopback address, with the same ports. There this proxy listens,
+//! and passes on what comes: TCP to the client and the peer port, and gossip datagrams to the peer port. So every node,
+//! and every client, reaches every other node through it. For each *directed* link ([`Party`] to [`Party`]) it can be
+//! said, and changed while connections are open, what is wrong with it ([`Faults`]); [`Counts`] tell what that has
+//! done, so that a run can prove that a fault was there.
 //!
-//! Who sends is told by the address for a datagram and by the process for a connection (`source`). Chance comes from one
-//! seed (`dice`); what it can decide again is limited by what the kernel and the nodes do, which is not seeded.
+//! Who sends is told by the address for a datagram and by the process for a connection (`source`). Chance comes from
+//! one seed (`dice`); what it can decide again is limited by what the kernel and the nodes do, which is not seeded.
 //!
 //! **Invariant:** a link without faults is as if the proxy were not there: a byte, an EOF, a reset, a refused connection
 //! and a slow reader are seen at the other end as what they are (`pump`, `door`).
@@ -83,8 +83,8 @@ impl Proxy {
         self.shared.set_up(node, pid)
     }
 
-    /// The node's process is gone: when this returns, connections to it are refused. Its own connections end as the kernel
-    /// has ended them, after its last bytes; those that have no end are reset a moment later.
+    /// The node's process is gone: when this returns, connections to it are refused. Its own connections end as the
+    /// kernel has ended them, after its last bytes; those that have no end are reset a moment later.
     pub fn set_down(&self, node: usize) {
         self.shared.set_down(node);
     }

@@ -1,9 +1,9 @@
 //! Carries one connection: its bytes, how each side ends it, and what the link does to both.
 //!
 //! Each direction is a pump: it reads as long as there is room, and writes what is due. A sender's end goes behind its
-//! bytes: its EOF closes our half towards the receiver, its reset resets the receiver. Whoever cannot be written to is gone,
-//! and to the other that is what a reset is. All of it stops while a link is cut, as a cut-off receiver does not hear of a
-//! sender's end either.
+//! bytes: its EOF closes our half towards the receiver, its reset resets the receiver. Whoever cannot be written to is
+//! gone, and to the other that is what a reset is. All of it stops while a link is cut, as a cut-off receiver does not
+//! hear of a sender's end either.
 //!
 //! The hard case is a process that has ended. The kernel has ended its connections by then, so all its last bytes and
 //! the end are there to be read, and are: only what has no end a moment later is reset.
@@ -100,8 +100,8 @@ impl Connection {
         }
     }
 
-    /// Connects to the target. While the link is cut, it never hears of it; `None`: nor does it later, as the dialler has
-    /// given up.
+    /// Connects to the target. While the link is cut, it never hears of it; `None`: nor does it later, as the dialler
+    /// has given up.
     async fn dial(&self, dialler: &TcpStream) -> Option<std::io::Result<TcpStream>> {
         while timeout(PATIENCE_PERIOD, self.forth.until_open()).await.is_err() {
             if dialler.ready(Interest::READABLE).await.is_ok_and(|ready| ready.is_read_closed()) {
@@ -137,7 +137,8 @@ impl Connection {
             first = &mut back => (first, back_unless_reset(first, forth).await, &self.back),
         };
         if second == Stopped::ReceiverGone {
-            // Whoever is gone had sent its end before; that nothing more is taken is news to the other, and travels as such.
+            // Whoever is gone had sent its end before; that nothing more is taken is news to the other, and travels as
+            // such.
             opposite.until_open().await;
         }
         (first, second) == (Stopped::Eof, Stopped::Eof)

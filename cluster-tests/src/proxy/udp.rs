@@ -1,8 +1,8 @@
 //! Carries the datagrams that are sent to one node.
 //!
 //! Who has sent one is told by its port, as nodes send from where they listen. It goes on from the sender's address as
-//! others know it, where answers come back to. What is under way is ordered by when it is due; more than a bound is dropped,
-//! as a switch would.
+//! others know it, where answers come back to. What is under way is ordered by when it is due; more than a bound is
+//! dropped, as a switch would.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

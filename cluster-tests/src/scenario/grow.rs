@@ -66,8 +66,8 @@ pub async fn run(plan: Plan) -> Result<Verdict, HarnessError> {
     Ok(verdict)
 }
 
-/// Notes every node that leads or holds more or less than 5 % beside the mean. Where the mean is no whole number, the two
-/// whole numbers beside it are within.
+/// Notes every node that leads or holds more or less than 5 % beside the mean. Where the mean is no whole number, the
+/// two whole numbers beside it are within.
 fn check_balance(map: &ClusterMap, when: &str, unbalanced: &mut Faults) {
     let nodes: Vec<_> = map.nodes().filter(|(id, node)| !node.is_draining || map.copies_at(*id) > 0).collect();
     let vbuckets = map.vbuckets().count();

@@ -214,8 +214,8 @@ pub fn name_of(cluster: &Supervisor, at: usize) -> Result<String, HarnessError> 
 #[derive(Default, Debug)]
 pub struct Spans {
     by_role: BTreeMap<Role, Vec<Duration>>,
-    /// The medians of each kill: what the victim led, and what it followed. One that was the raft leader is replaced later,
-    /// so a median over all kills would fall on either side of a gap.
+    /// The medians of each kill: what the victim led, and what it followed. One that was the raft leader is replaced
+    /// later, so a median over all kills would fall on either side of a gap.
     medians: Vec<(Duration, Duration)>,
     of_return: Vec<Duration>,
     last: String,
@@ -257,8 +257,8 @@ impl Spans {
         self.by_role.entry(role).or_default()
     }
 
-    /// The rules for a kill. What is measured is as fine as the time between two pushes to a vbucket, so two percentiles
-    /// that differ by less count as equal.
+    /// The rules for a kill. What is measured is as fine as the time between two pushes to a vbucket, so two
+    /// percentiles that differ by less count as equal.
     pub fn judge_kill(&mut self, verdict: &mut Verdict, quiet: &mut Self, has_absent: bool, grain: Duration) {
         verdict.spread("interruption while nothing happens", quiet.of(Role::Led));
         let noise = percentile(quiet.of(Role::Led), 99);

@@ -1,5 +1,5 @@
-//! Everybody dies who held what was acknowledged: all three nodes at once, or two while the third sleeps. What they held is
-//! gone; nobody is left in doubt about it, and no offset is used again.
+//! Everybody dies who held what was acknowledged: all three nodes at once, or two while the third sleeps. What they
+//! held is gone; nobody is left in doubt about it, and no offset is used again.
 
 use std::time::Duration;
 

@@ -82,7 +82,8 @@ impl World {
         }
     }
 
-    /// Takes a leader's frame. An error in it ends the link, and is no fault: a leader that has been deposed sends such.
+    /// Takes a leader's frame. An error in it ends the link, and is no fault: a leader that has been deposed sends
+    /// such.
     fn take_block(&mut self, at: usize, inbound: InboundId, message: Bytes) -> bool {
         let frame = decode_to_follower(message).unwrap();
         self.act(at, |shard, out, now| shard.handle_to_follower(now, inbound, frame, out)).unwrap().is_ok()

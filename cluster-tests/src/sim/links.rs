@@ -1,4 +1,5 @@
-//! The life of connections: dialling, what arrives, ends, and which ones nodes keep. What frames mean is in [`super::frames`].
+//! The life of connections: dialling, what arrives, ends, and which ones nodes keep. What frames mean is in
+//! [`super::frames`].
 
 use std::collections::btree_map::Entry;
 use std::time::Duration;

@@ -40,7 +40,8 @@ impl MessageId {
         if self.sequence.is_multiple_of(3) { b'a' } else { b'b' }
     }
 
-    /// A key that begins with the tag and belongs to a vbucket. There are several, so that one vbucket has several keys.
+    /// A key that begins with the tag and belongs to a vbucket. There are several, so that one vbucket has several
+    /// keys.
     pub(super) fn key(self, vbuckets: VBucketCount, vbucket: VBucketId, which: u64) -> Bytes {
         let key = |number: u16| [&[self.tag()], number.to_be_bytes().as_slice()].concat();
         let is_of = |number: &u16| vbuckets.vbucket_of(Token::of(b"", &key(*number))) == vbucket;

@@ -1,9 +1,9 @@
-//! The control plane as everybody else sees it: an ordered log that decides, sometimes late, sometimes not at all, and a
-//! detector that takes silence for death.
+//! The control plane as everybody else sees it: an ordered log that decides, sometimes late, sometimes not at all, and
+//! a detector that takes silence for death.
 //!
 //! Raft itself is not simulated, what it promises is: entries are applied one after the other, by the real
-//! [`ClusterState`], and are never taken back. Who proposes does not know whether it was heard; who learns may learn late,
-//! of several entries at once, or of all as from a snapshot.
+//! [`ClusterState`], and are never taken back. Who proposes does not know whether it was heard; who learns may learn
+//! late, of several entries at once, or of all as from a snapshot.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;

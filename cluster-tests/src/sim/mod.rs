@@ -1,15 +1,18 @@
-//! A deterministic simulator: a whole cluster, its clients, its network and everything that goes wrong, in virtual time.
+//! A deterministic simulator: a whole cluster, its clients, its network and everything that goes wrong, in virtual
+//! time.
 //!
-//! The real shards, routers and cluster state run in it, and their frames pass through the real codecs; what is left out is
-//! sockets, threads, and raft itself ([`metadata`]). One seed is one run, bit for bit: all chance comes from it, through one
-//! stream per concern, and nothing else decides anything. So a failure is a number that anybody can run again.
+//! The real shards, routers and cluster state run in it, and their frames pass through the real codecs; what is left
+//! out is sockets, threads, and raft itself ([`metadata`]). One seed is one run, bit for bit: all chance comes from it,
+//! through one stream per concern, and nothing else decides anything. So a failure is a number that anybody can run
+//! again.
 //!
 //! A run has two phases. In the first things go wrong; what must never happen is looked for after every event
-//! ([`checks`]). In the second nothing goes wrong any more; then everything has to come to rest within a bound. Faults that
-//! always end by themselves would hide what never recovers, and faults that never end would hide what recovers wrongly.
+//! ([`checks`]). In the second nothing goes wrong any more; then everything has to come to rest within a bound. Faults
+//! that always end by themselves would hide what never recovers, and faults that never end would hide what recovers
+//! wrongly.
 //!
-//! A run can write down what its clients, nodes, supervisor and nemesis did ([`record`]), so that [`crate::check`] judges it
-//! too, from outside; also one whose rules are broken ([`How::is_ruled`]).
+//! A run can write down what its clients, nodes, supervisor and nemesis did ([`record`]), so that [`crate::check`]
+//! judges it too, from outside; also one whose rules are broken ([`How::is_ruled`]).
 //!
 //! The ideas are those of FoundationDB's simulation and of TigerBeetle's VOPR.
 
@@ -85,8 +88,8 @@ pub struct How {
     pub words: usize,
     /// A history is written.
     pub is_recorded: bool,
-    /// A broken rule ends the run. Otherwise it goes on to its end, so that its history is whole; but what the product asserts
-    /// about itself ends it in any case.
+    /// A broken rule ends the run. Otherwise it goes on to its end, so that its history is whole; but what the product
+    /// asserts about itself ends it in any case.
     pub is_ruled: bool,
 }
 

@@ -1,8 +1,8 @@
 //! The directed links between parties: how long what is sent takes, and whether it passes at all.
 //!
 //! Connections are TCP: within one nothing is lost, doubled or out of order. What the network loses comes late, what it
-//! cuts off waits, and whoever waits too long gives the connection up. Doubling and disorder come from above: requests that
-//! are repeated on another connection, proposals and news of the control plane that are lost or come twice.
+//! cuts off waits, and whoever waits too long gives the connection up. Doubling and disorder come from above: requests
+//! that are repeated on another connection, proposals and news of the control plane that are lost or come twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

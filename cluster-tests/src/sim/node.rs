@@ -1,7 +1,7 @@
 //! A node: a process that dies, pauses and begins again, with the real shard and router in it.
 //!
-//! What surrounds them is what the node's worker does around them (`node::worker`), without sockets: it has no decisions
-//! of its own, there and here.
+//! What surrounds them is what the node's worker does around them (`node::worker`), without sockets: it has no
+//! decisions of its own, there and here.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! What a run is like: drawn from its seed, so that each seed tries another mixture.
 //!
-//! Most faults are off in most runs. With all of them on all the time, a cluster never gets far enough to be in the states
-//! in which bugs hide ("swarm testing", Groce et al., 2012).
+//! Most faults are off in most runs. With all of them on all the time, a cluster never gets far enough to be in the
+//! states in which bugs hide ("swarm testing", Groce et al., 2012).
 
 use std::fmt;
 use std::time::Duration;

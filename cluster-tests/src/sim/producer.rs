@@ -1,8 +1,8 @@
 //! Producers: each pushes one message after the other, as the client library does, until its outcome is known.
 //!
-//! What was not committed goes again under its sequence, in order, before anything new, once everything on the way has been
-//! answered. Who has waited too long gives up: the outcome is what is known by then, and the next request tells that nobody
-//! has to wait for it any more. What is still on its way then must not be stored behind what comes later.
+//! What was not committed goes again under its sequence, in order, before anything new, once everything on the way has
+//! been answered. Who has waited too long gives up: the outcome is what is known by then, and the next request tells
+//! that nobody has to wait for it any more. What is still on its way then must not be stored behind what comes later.
 
 use std::collections::VecDeque;
 use std::time::Duration;

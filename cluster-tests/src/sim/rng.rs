@@ -46,8 +46,8 @@ impl Rng {
         from.get(usize::try_from(at).unwrap_or_default()).copied()
     }
 
-    /// A time around `mean`: short ones are frequent, ones of many times the mean are rare and never come. Integers only,
-    /// as floats are not the same everywhere: the number of coin tosses until the first head is spread like that.
+    /// A time around `mean`: short ones are frequent, ones of many times the mean are rare and never come. Integers
+    /// only, as floats are not the same everywhere: the number of coin tosses until the first head is spread like that.
     pub(super) fn around(&mut self, mean: Duration) -> Duration {
         let nanos = u64::try_from(mean.as_nanos()).unwrap_or(u64::MAX);
         let tosses = u64::from((self.next() | 1 << 5).trailing_zeros());

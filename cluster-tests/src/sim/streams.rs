@@ -1,7 +1,7 @@
 //! Connections between parties: frames in order in both directions, with an end that either side learns of late.
 //!
-//! A party that is paused still takes connections and bytes, as its kernel does; it looks at them when it goes on. One that
-//! is dead refuses. Behind a cut nothing arrives, not even the end, until it is mended.
+//! A party that is paused still takes connections and bytes, as its kernel does; it looks at them when it goes on. One
+//! that is dead refuses. Behind a cut nothing arrives, not even the end, until it is mended.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,7 +1,7 @@
 //! The trace of a run: a hash over every event, and, when asked for, the last ones in words.
 //!
-//! Words cost more than the run itself. As the same seed gives the same run, they are only put together when a run that has
-//! failed is done again.
+//! Words cost more than the run itself. As the same seed gives the same run, they are only put together when a run that
+//! has failed is done again.
 
 use std::collections::VecDeque;
 

@@ -4,8 +4,8 @@
 //! against. Each lifetime of each node has a log of its own. How a node is run is behind a seam ([`runner`]): as
 //! a process on loopback ([`processes`]), or as a container of `docker-compose.yml` ([`containers`]).
 //!
-//! Nodes and clients reach nodes directly, or through a [`Proxy`] that can break the links between them. Whoever observes
-//! uses the real addresses either way: no fault is to blind the judge.
+//! Nodes and clients reach nodes directly, or through a [`Proxy`] that can break the links between them. Whoever
+//! observes uses the real addresses either way: no fault is to blind the judge.
 
 mod containers;
 mod node;

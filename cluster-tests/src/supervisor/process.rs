@@ -1,8 +1,8 @@
 //! One process of a node: started on a leash, signalled by its pid, and killed when it is dropped.
 //!
-//! A harness that is killed itself must leave no nodes behind. The kernel sees to that if a process asks for a signal at
-//! its parent's death, which only the process itself can ask for: so the harness starts itself again ([`leash`]), and that
-//! asks and then becomes the node, under the same pid.
+//! A harness that is killed itself must leave no nodes behind. The kernel sees to that if a process asks for a signal
+//! at its parent's death, which only the process itself can ask for: so the harness starts itself again ([`leash`]),
+//! and that asks and then becomes the node, under the same pid.
 
 use std::ffi::OsString;
 use std::fs::File;

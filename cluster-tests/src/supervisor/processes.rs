@@ -1,7 +1,7 @@
 //! Nodes as `broky serve` processes on loopback, whose links may pass through a proxy.
 //!
-//! Through a [`Proxy`] each node advertises an address of the proxy's, and the proxy is told whenever a process begins or
-//! is gone.
+//! Through a [`Proxy`] each node advertises an address of the proxy's, and the proxy is told whenever a process begins
+//! or is gone.
 
 use std::fs::File;
 use std::net::SocketAddr;

@@ -1,8 +1,8 @@
 //! The seam between a node and how it is run.
 //!
-//! What a node is called, where it is reached, and how often it was started is the supervisor's. What depends on how it is
-//! run is behind two traits: a [`Runner`] finds places for nodes, starts them, and breaks the network between them; a
-//! [`Life`] is one process of a node, from its start to its end.
+//! What a node is called, where it is reached, and how often it was started is the supervisor's. What depends on how it
+//! is run is behind two traits: a [`Runner`] finds places for nodes, starts them, and breaks the network between them;
+//! a [`Life`] is one process of a node, from its start to its end.
 //!
 //! A life is named by its pid, as the kernel of this machine counts, wherever it runs: so records of the harness name a
 //! process once and for all. And it is over when the kernel says so, not when it was asked for.
@@ -41,8 +41,8 @@ pub(super) trait Life: Debug + Send {
     /// Its pid.
     fn pid(&self) -> u32;
 
-    /// Has something done to it. [`Order::Pause`] and [`Order::Resume`] are done when this returns; for its end one has to
-    /// wait. A process that has ended hears nothing.
+    /// Has something done to it. [`Order::Pause`] and [`Order::Resume`] are done when this returns; for its end one has
+    /// to wait. A process that has ended hears nothing.
     fn order(&mut self, order: Order) -> Result<(), HarnessError>;
 
     /// How it ended, if it has.

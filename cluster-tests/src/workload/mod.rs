@@ -28,8 +28,8 @@ use crate::journal::Journal;
 
 /// How often messages that are due are pushed.
 const TICK: Duration = Duration::from_millis(2);
-/// Messages that are made up for at once after the client's window was full. The rest was not due to anybody's fault but
-/// ours, and would come as a burst.
+/// Messages that are made up for at once after the client's window was full. The rest was not due to anybody's fault
+/// but ours, and would come as a burst.
 const CATCH_UP_MAX: u64 = 1_000;
 
 /// How much is pushed.

@@ -2,13 +2,14 @@
 //!
 //! Mostly there are a few, and they are tried in turn. Where there are many (`*.0007.*`, `*.0008.*`), each further one
 //! is filed under one *gram*, four literal bytes that stand in a row in it, and a lookup tries those whose gram occurs
-//! in the text. Of its grams a glob takes the one with the fewest globs so far, so that `.*.` does not attract them all.
+//! in the text. Of its grams a glob takes the one with the fewest globs so far, so that `.*.` does not attract them
+//! all.
 //!
 //! **Invariant:** a glob is in one place. Which one depends on what was there when it came, so whoever looks for it
 //! looks in all places it could be: among the few and under each of its grams.
 //!
-//! What is left to try is rejected by a 64-bit filter first: a glob sets a bit for each two literal bytes that stand side
-//! by side in it, and a text must have them all.
+//! What is left to try is rejected by a 64-bit filter first: a glob sets a bit for each two literal bytes that stand
+//! side by side in it, and a text must have them all.
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;

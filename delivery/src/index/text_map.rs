@@ -1,8 +1,8 @@
 //! A map from byte strings, asked for those entries that are a suffix of a given text.
 //!
 //! It knows the lengths of its entries, and asks its hash table once for each of them. The number of lengths in use is
-//! small where people name things, and where they do not, it is bounded by the longest pattern and each key pays only for
-//! those it is long enough for.
+//! small where people name things, and where they do not, it is bounded by the longest pattern and each key pays only
+//! for those it is long enough for.
 //!
 //! **Invariant:** `lengths` counts the entries of each length, ascending; an entry whose slot is empty is not kept.
 

@@ -1,14 +1,14 @@
 //! Whether this process knew all that its raft group had decided when the group lost its majority.
 //!
-//! Without disks the state of a survivor takes the place of what the dead knew ([`super::refound`]). If the survivor had
-//! been paused or cut off before, the others may have gone on without it: fenced it, elected leaders, and acknowledged
-//! messages. They cannot have done so as long as it was heard within [`timing::SILENCE`]. So what counts is the time from
-//! the latest answer of a leader that a quorum followed, or, where it led itself, of that quorum, to the moment when so many
-//! of the others were seen to be gone that they could decide nothing without it. Answers count from when they were asked
-//! for, as those asked for before a pause may be read after it.
+//! Without disks the state of a survivor takes the place of what the dead knew ([`super::refound`]). If the survivor
+//! had been paused or cut off before, the others may have gone on without it: fenced it, elected leaders, and
+//! acknowledged messages. They cannot have done so as long as it was heard within [`timing::SILENCE`]. So what counts
+//! is the time from the latest answer of a leader that a quorum followed, or, where it led itself, of that quorum, to
+//! the moment when so many of the others were seen to be gone that they could decide nothing without it. Answers count
+//! from when they were asked for, as those asked for before a pause may be read after it.
 //!
-//! That somebody is gone is seen when a connection breaks and he is not to be had again under his address. Of those who just
-//! fall silent nobody can tell when they died, and what they did before.
+//! That somebody is gone is seen when a connection breaks and he is not to be had again under his address. Of those who
+//! just fall silent nobody can tell when they died, and what they did before.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -50,8 +50,8 @@ impl Contacts {
     }
 }
 
-/// Who followed this process while it led, and when each was asked for its latest answer. Raft's own messages tell: whoever
-/// takes entries, or refuses them for what its log holds, follows.
+/// Who followed this process while it led, and when each was asked for its latest answer. Raft's own messages tell:
+/// whoever takes entries, or refuses them for what its log holds, follows.
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     vote: Vote,
@@ -91,8 +91,8 @@ impl Followed {
 pub(super) struct Losses(BTreeMap<Member, Instant>);
 
 impl Losses {
-    /// Notes that a process is gone. When that was seen before the latest contact, it counts from now: it may have been a
-    /// mistake, as of one that has just registered and does not know its own name yet.
+    /// Notes that a process is gone. When that was seen before the latest contact, it counts from now: it may have been
+    /// a mistake, as of one that has just registered and does not know its own name yet.
     fn note(&mut self, member: Member, contact: Option<Instant>, map: &ClusterMap) {
         self.0.retain(|member, _| map.is_current(*member));
         let now = Instant::now();
@@ -104,8 +104,8 @@ impl Losses {
 }
 
 impl Shared {
-    /// Looks which of the voters are gone, when one may be, and again a little later: others may go with it. Whoever asks
-    /// for it meanwhile is served by that.
+    /// Looks which of the voters are gone, when one may be, and again a little later: others may go with it. Whoever
+    /// asks for it meanwhile is served by that.
     pub(super) async fn look_around(self: Arc<Self>, group: Arc<Group>) {
         if self.is_looking_around.swap(true, Ordering::AcqRel) {
             return;

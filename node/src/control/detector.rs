@@ -4,8 +4,9 @@
 //! may have been cut off by a rule of its own firewall). A process that is merely silent is dead after four heartbeats;
 //! it may be paused, and comes back as what it was. What is decided is one entry per process, for all of its vbuckets.
 //!
-//! The hard case is the leader that is wrong about itself: paused, starved, or cut off. It notices that its own round came
-//! late, and begins to count anew; and before it declares anybody dead for silence it asks a quorum whether it leads.
+//! The hard case is the leader that is wrong about itself: paused, starved, or cut off. It notices that its own round
+//! came late, and begins to count anew; and before it declares anybody dead for silence it asks a quorum whether it
+//! leads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

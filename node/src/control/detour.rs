@@ -1,9 +1,9 @@
 //! Other ways to whoever does not answer.
 //!
 //! The control plane needs everybody to reach the raft leader, and networks break between two nodes that everybody else
-//! reaches. So whoever is silent is looked for directly and, at the same time, by way of others, who carry the connection
-//! without looking into it. A detour serves until the direct way is there again. It is for the control plane only: whether
-//! a copy is in sync is found out over direct links.
+//! reaches. So whoever is silent is looked for directly and, at the same time, by way of others, who carry the
+//! connection without looking into it. A detour serves until the direct way is there again. It is for the control plane
+//! only: whether a copy is in sync is found out over direct links.
 //!
 //! A paused process is silent by any way, and one whose port refuses needs no detour.
 
@@ -44,8 +44,8 @@ pub(super) struct Way {
 struct Found {
     link: Link,
     is_detour: bool,
-    /// There was no answer on it in time, and none since. It may be slow only: another is looked for, and it is used until
-    /// there is one.
+    /// There was no answer on it in time, and none since. It may be slow only: another is looked for, and it is used
+    /// until there is one.
     is_doubted: bool,
 }
 

@@ -1,16 +1,17 @@
 //! Founding a raft group, exactly once.
 //!
 //! A founder draws a group id and asks everybody who is to take part for a promise. A process promises itself to one
-//! founding at a time, and takes part in it under a raft id of its own; when all have promised, the founder initializes the
-//! group with them as its voters, and raft does the rest: whoever it elects first puts the seed into the log.
+//! founding at a time, and takes part in it under a raft id of its own; when all have promised, the founder initializes
+//! the group with them as its voters, and raft does the rest: whoever it elects first puts the seed into the log.
 //!
-//! A promise alone could not make foundings unique: a founder may be paused after it has collected them, until they have
-//! expired and another founding has begun. Therefore all who promised are *voters* of the group from its first entry. To
-//! commit anything a founding needs a majority of them, each process serves one founding at a time, and one that has
-//! accepted an entry of a founding stays with it. So of two foundings with the same people at most one gets anywhere.
+//! A promise alone could not make foundings unique: a founder may be paused after it has collected them, until they
+//! have expired and another founding has begun. Therefore all who promised are *voters* of the group from its first
+//! entry. To commit anything a founding needs a majority of them, each process serves one founding at a time, and one
+//! that has accepted an entry of a founding stays with it. So of two foundings with the same people at most one gets
+//! anywhere.
 //!
-//! A process is released when the founder says so, or when the promise expires without the founding having begun; when it
-//! has begun and does not get on, once every other founder is known not to take part in it (any more).
+//! A process is released when the founder says so, or when the promise expires without the founding having begun; when
+//! it has begun and does not get on, once every other founder is known not to take part in it (any more).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -213,8 +214,8 @@ impl Shared {
         }
     }
 
-    /// Whether a founding can have come to nothing: it has no leader, and every other founder says that it does not take
-    /// part. One that does not answer may be paused, and may go on.
+    /// Whether a founding can have come to nothing: it has no leader, and every other founder says that it does not
+    /// take part. One that does not answer may be paused, and may go on.
     async fn is_abandoned(self: &Arc<Self>, group: &Arc<Group>) -> bool {
         if group.is_seeded() {
             return false;

@@ -149,8 +149,8 @@ impl Group {
         self.replicated.with(Machine::is_seeded)
     }
 
-    /// The state with all that the log holds, also what is not known to be committed: the dead may have committed it, and
-    /// of those who live nobody has decided otherwise.
+    /// The state with all that the log holds, also what is not known to be committed: the dead may have committed it,
+    /// and of those who live nobody has decided otherwise.
     pub(super) fn newest_state(&self) -> Result<Machine, StoreError> {
         let (mut machine, applied) = self.replicated.snapshot();
         for entry in self.log.behind(applied)? {
@@ -197,8 +197,8 @@ impl Group {
         lock(&self.led).map(|at| at.elapsed())
     }
 
-    /// Notes that the leader answered what was sent at `sent`, how long before a quorum had followed it, and which map it
-    /// had.
+    /// Notes that the leader answered what was sent at `sent`, how long before a quorum had followed it, and which map
+    /// it had.
     pub(super) fn note_answer(&self, sent: Instant, quorum_age_ms: u64, map: MapVersion) {
         if let Some(at) = sent.checked_sub(Duration::from_millis(quorum_age_ms)) {
             lock(&self.contacts).note(at, map);

@@ -1,10 +1,10 @@
 //! Telling the raft leader that this process lives, and noticing that the leader does not.
 //!
-//! The heartbeat goes over a connection of its own. When that breaks and cannot be made again, the leader is gone, and the
-//! voters need not wait for raft's timeout: they ask one another, and begin an election at once, one after the other. Each
-//! has to begin one itself: a voter that has heard from a leader lately grants its vote to nobody (raft's lease), until it
-//! has become a candidate of its own accord. In openraft 0.9 a vote is ordered by term and id, so in the order of their ids
-//! each later candidate takes over the votes of those before it.
+//! The heartbeat goes over a connection of its own. When that breaks and cannot be made again, the leader is gone, and
+//! the voters need not wait for raft's timeout: they ask one another, and begin an election at once, one after the
+//! other. Each has to begin one itself: a voter that has heard from a leader lately grants its vote to nobody (raft's
+//! lease), until it has become a candidate of its own accord. In openraft 0.9 a vote is ordered by term and id, so in
+//! the order of their ids each later candidate takes over the votes of those before it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -118,8 +118,8 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
     }
 }
 
-/// Sends one heartbeat and heeds the answer. An error that says that the leader is gone may also come of another process
-/// answering in its place, one that was started at once.
+/// Sends one heartbeat and heeds the answer. An error that says that the leader is gone may also come of another
+/// process answering in its place, one that was started at once.
 pub(super) async fn beat(shared: &Arc<Shared>, group: &Group, me: Member, leader: &Peer) -> Result<(), CallError> {
     let sent = Instant::now();
     let unreachable = lock(&shared.unreachable).clone();
@@ -150,8 +150,8 @@ pub(super) async fn beat(shared: &Arc<Shared>, group: &Group, me: Member, leader
         pb::Standing::Ok | pb::Standing::NotLeader | pb::Standing::Unspecified => true,
         pb::Standing::Replaced | pb::Standing::Forgotten => false,
     };
-    // Raft brings the map as a rule. A learner that has just been added, or is cut off from it, need not wait for that; and
-    // who is no member any more is told by nobody else.
+    // Raft brings the map as a rule. A learner that has just been added, or is cut off from it, need not wait for that;
+    // and who is no member any more is told by nobody else.
     if (response.map_version > map_version || !may_stay)
         && let Err(error) = shared.pull_map(&leader.address).await
     {
@@ -231,8 +231,8 @@ async fn replace_leader(shared: &Arc<Shared>, group: &Arc<Group>, old: RaftId, p
     }
 }
 
-/// Whether a majority of the voters cannot reach the leader either. Without that question, a voter that is cut off would
-/// raise the term again and again, and unseat a leader that everybody else is content with as soon as it is back.
+/// Whether a majority of the voters cannot reach the leader either. Without that question, a voter that is cut off
+/// would raise the term again and again, and unseat a leader that everybody else is content with as soon as it is back.
 async fn is_agreed(
     shared: &Arc<Shared>,
     group: &Arc<Group>,

@@ -1,7 +1,7 @@
 //! Connections of the control plane, and asking over them.
 //!
-//! Raft has connections of its own: a large map on its way to somebody must not delay a vote. Whoever does not answer is
-//! looked for by other ways ([`super::detour`]).
+//! Raft has connections of its own: a large map on its way to somebody must not delay a vote. Whoever does not answer
+//! is looked for by other ways ([`super::detour`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

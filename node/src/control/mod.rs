@@ -1,13 +1,13 @@
 //! The control plane: one replicated cluster state, and everything that keeps it true.
 //!
 //! Raft orders the commands, [`ClusterState`](broky_ring::state::ClusterState) says what they do. Around that: how
-//! processes find one another and found exactly one cluster ([`seek`], [`founding`]), what happens when a majority is lost
-//! for good ([`refound`]), who is dead ([`detector`], [`heartbeat`]), who votes ([`voters`], [`steward`]), and how anybody
-//! gets an entry into the log ([`propose`]).
+//! processes find one another and found exactly one cluster ([`seek`], [`founding`]), what happens when a majority is
+//! lost for good ([`refound`]), who is dead ([`detector`], [`heartbeat`]), who votes ([`voters`], [`steward`]), and how
+//! anybody gets an entry into the log ([`propose`]).
 //!
-//! All of it runs on the control thread's runtime, apart from the data path: a busy shard delays no heartbeat. Everything
-//! that follows from the state is level-triggered: whoever acts looks at the newest [`ClusterMap`], never at what an entry
-//! did, so it makes no difference whether the state came by entries, by a snapshot or from a peer.
+//! All of it runs on the control thread's runtime, apart from the data path: a busy shard delays no heartbeat.
+//! Everything that follows from the state is level-triggered: whoever acts looks at the newest [`ClusterMap`], never at
+//! what an entry did, so it makes no difference whether the state came by entries, by a snapshot or from a peer.
 //!
 //! Only this module names openraft.
 
@@ -116,8 +116,8 @@ impl Control {
         Ok(Self(shared))
     }
 
-    /// Waits until this process is registered in a cluster, and has applied that itself: should it be the only one left, the
-    /// cluster that it re-founds must not have forgotten it. `Err` when it never will be.
+    /// Waits until this process is registered in a cluster, and has applied that itself: should it be the only one
+    /// left, the cluster that it re-founds must not have forgotten it. `Err` when it never will be.
     pub(crate) async fn registered(&self) -> Result<Member, End> {
         let (mut me, mut ended, mut map) = (self.0.me.subscribe(), self.0.ended.subscribe(), self.map());
         loop {
@@ -167,8 +167,8 @@ impl Control {
         self.0.ended.subscribe()
     }
 
-    /// Waits, but not for long, until the raft group can do without this process. One that ends while it votes takes the
-    /// majority of a group of two with it.
+    /// Waits, but not for long, until the raft group can do without this process. One that ends while it votes takes
+    /// the majority of a group of two with it.
     pub(crate) async fn farewell(&self) {
         let Some(group) = self.0.group() else { return };
         let mut metrics = group.raft.metrics();
@@ -218,8 +218,8 @@ impl Control {
         self.0.pull_map(address).await
     }
 
-    /// Sees to it that this process knows a version of the map that the peer at an address knows. Raft brings it as a rule:
-    /// only if it does not, it is pulled.
+    /// Sees to it that this process knows a version of the map that the peer at an address knows. Raft brings it as a
+    /// rule: only if it does not, it is pulled.
     ///
     /// # Errors
     /// See [`PullError`].
@@ -290,7 +290,8 @@ async fn reopen(shared: &Arc<Shared>, directory: &Path) -> Result<Option<Arc<Gro
         }
         newest = Some(keep);
     }
-    // A founding or joining that was broken off. Nobody waits for this process under that raft id, and it has none else.
+    // A founding or joining that was broken off. Nobody waits for this process under that raft id, and it has none
+    // else.
     if let Some(unfounded) = newest.take_if(|group| !group.is_seeded()) {
         unfounded.retire().await;
     }

@@ -18,8 +18,8 @@ pub(crate) enum ProposeError {
     /// Nobody leads the raft group, or nobody who can be reached. Never applied; retry later.
     #[error("the control plane has no leader")]
     NoLeader,
-    /// The connection or the leadership was lost on the way. It may be applied, now or later: look at the map, or propose
-    /// again what may be proposed twice.
+    /// The connection or the leadership was lost on the way. It may be applied, now or later: look at the map, or
+    /// propose again what may be proposed twice.
     #[error("the outcome is unknown")]
     Unknown,
 }

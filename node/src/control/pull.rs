@@ -1,4 +1,5 @@
-//! Getting the map from a peer, beside raft: whoever is cut off from the raft leader need not be ignorant of what it decided.
+//! Getting the map from a peer, beside raft: whoever is cut off from the raft leader need not be ignorant of what it
+//! decided.
 
 use std::sync::Arc;
 
@@ -37,8 +38,8 @@ impl Shared {
         Ok(self.merge(diff)?)
     }
 
-    /// Gets the map that says who leads since `epoch`. A leader that was deposed, and to whom raft does not say so, has it
-    /// from whoever leads in its place; what it does about it follows from the map, as always.
+    /// Gets the map that says who leads since `epoch`. A leader that was deposed, and to whom raft does not say so, has
+    /// it from whoever leads in its place; what it does about it follows from the map, as always.
     pub(super) async fn hear_of_leader(self: &Arc<Self>, leader: Member, epoch: Epoch) {
         // Both are indices of entries: a map of that version or later holds what that entry did.
         let knows_it = |map: &ClusterMap| map.version() >= MapVersion(epoch.0);

@@ -1,17 +1,17 @@
 //! When the raft group has lost its majority for good.
 //!
-//! Without a disk a voter that dies has forgotten its vote, so it comes back as somebody else, and a group of which most
-//! died at once can never elect again. What it had decided is not lost while one of its members lives: the member with the
-//! newest log founds the group anew, with the state that gives, above every log index that was ever used.
+//! Without a disk a voter that dies has forgotten its vote, so it comes back as somebody else, and a group of which
+//! most died at once can never elect again. What it had decided is not lost while one of its members lives: the member
+//! with the newest log founds the group anew, with the state that gives, above every log index that was ever used.
 //!
-//! That is right only when the old group cannot come to life behind its back. So *every* old voter must be accounted for:
-//! it answers, or a newer process presents itself under its node's name. Never on a majority of guesses. Whoever answers
-//! takes part in the new group, and leaves the old one with that; a learner that did not answer, and finds the cluster going
-//! on without it, leaves it then.
+//! That is right only when the old group cannot come to life behind its back. So *every* old voter must be accounted
+//! for: it answers, or a newer process presents itself under its node's name. Never on a majority of guesses. Whoever
+//! answers takes part in the new group, and leaves the old one with that; a learner that did not answer, and finds the
+//! cluster going on without it, leaves it then.
 //!
-//! What only the dead had committed is lost. The gap in the indices keeps epochs and incarnations unique nevertheless. A
-//! survivor that may not have known of everything ([`super::contact`]) begins new lineages: so what was lost is told, and no
-//! offset is used again.
+//! What only the dead had committed is lost. The gap in the indices keeps epochs and incarnations unique nevertheless.
+//! A survivor that may not have known of everything ([`super::contact`]) begins new lineages: so what was lost is told,
+//! and no offset is used again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

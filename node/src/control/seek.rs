@@ -1,8 +1,8 @@
 //! Finding a cluster, founding one, and registering in it: what a process does until it belongs.
 //!
-//! Without a cluster it meets whoever is at the addresses it was given, and whoever those know. Whoever is in a cluster is
-//! asked to join it; that comes first. When as many as were expected have met, and none of them is in a cluster, the one
-//! with the smallest boot id founds one.
+//! Without a cluster it meets whoever is at the addresses it was given, and whoever those know. Whoever is in a cluster
+//! is asked to join it; that comes first. When as many as were expected have met, and none of them is in a cluster, the
+//! one with the smallest boot id founds one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -150,9 +150,9 @@ impl Shared {
         false
     }
 
-    /// The raft id that this process has in a group: one that it has promised itself to, or goes by already. The founding
-    /// may have come to its end since others were asked, and who then registers under another id takes its own place in
-    /// the group away for a while.
+    /// The raft id that this process has in a group: one that it has promised itself to, or goes by already. The
+    /// founding may have come to its end since others were asked, and who then registers under another id takes its own
+    /// place in the group away for a while.
     fn raft_id_in(&self, group: &[u8]) -> Option<RaftId> {
         let place = lock(&self.place);
         let promised = place.promised.as_ref().map(|promised| &promised.group);

@@ -1,7 +1,7 @@
 //! What the parts of the control plane share.
 //!
-//! All of it runs on the control thread; the locks are for the handles that other threads hold, and are never held across
-//! an await.
+//! All of it runs on the control thread; the locks are for the handles that other threads hold, and are never held
+//! across an await.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -266,8 +266,8 @@ impl Shared {
         self.acquaintances().into_iter().find(|process| process.name == name)
     }
 
-    /// The registered process of the node of this name, and where it is. Goes by the map, which may be ahead of what this
-    /// process has applied.
+    /// The registered process of the node of this name, and where it is. Goes by the map, which may be ahead of what
+    /// this process has applied.
     pub(super) fn node_called(&self, name: &str) -> Option<(Member, String)> {
         let map = self.map();
         let (id, node) = map.nodes().find(|(_, node)| node.name == name)?;
@@ -297,8 +297,8 @@ impl Shared {
         }
     }
 
-    /// Whether this process has once held all that it was meant to hold. What it is meant to hold later, because nodes came
-    /// or died, is no fault of its own.
+    /// Whether this process has once held all that it was meant to hold. What it is meant to hold later, because nodes
+    /// came or died, is no fault of its own.
     pub(super) fn has_settled(&self) -> bool {
         let is_settled = || self.me().is_some_and(|me| self.map.borrow().is_settled(me));
         if !self.has_settled.load(Ordering::Relaxed) && is_settled() {

@@ -169,7 +169,8 @@ impl Shared {
     }
 }
 
-/// The name of a member of the raft group. A leader that was forgotten is none any more, and leads until it has heard so.
+/// The name of a member of the raft group. A leader that was forgotten is none any more, and leads until it has heard
+/// so.
 fn name_of(membership: &Membership, id: RaftId) -> Option<String> {
     membership.get_node(&id).map(|peer| peer.name.clone())
 }
@@ -182,7 +183,8 @@ struct Counts {
     learning: usize,
 }
 
-/// Whether the copies are elsewhere than they should be. Where they should be nothing is said before the first placement.
+/// Whether the copies are elsewhere than they should be. Where they should be nothing is said before the first
+/// placement.
 fn is_misplaced(vbucket: &VBucket) -> bool {
     let VBucket { target, replicas, .. } = vbucket;
     !target.0.is_empty()

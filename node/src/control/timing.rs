@@ -42,8 +42,8 @@ pub(crate) const UNREGISTERED: Duration = Duration::from_secs(10);
 pub(crate) const RAFT_BRINGS: Duration = Duration::from_millis(50);
 /// Between two steps of moving copies and leaders.
 pub(crate) const MOVE_PACE: Duration = Duration::from_millis(80);
-/// A vbucket whose leader has changed is given back to the preferred one no sooner: until then its leader has noticed whom
-/// it does not reach, and they are out of the ISR.
+/// A vbucket whose leader has changed is given back to the preferred one no sooner: until then its leader has noticed
+/// whom it does not reach, and they are out of the ISR.
 pub(crate) const RETURN: Duration = Duration::from_secs(3);
 /// A node dead for this long has its copies rebuilt elsewhere.
 pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(300);

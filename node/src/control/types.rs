@@ -95,8 +95,8 @@ pub(crate) enum Answer {
     Outcome(Outcome),
 }
 
-/// Distance that the log indices of a re-founded group keep from all that the lost one can have used. The lost group may
-/// have committed entries that none of the survivors has.
+/// Distance that the log indices of a re-founded group keep from all that the lost one can have used. The lost group
+/// may have committed entries that none of the survivors has.
 const REFOUNDING_GAP: u64 = 1 << 20;
 
 /// The replicated state: the cluster state, and what is needed to run raft with it.

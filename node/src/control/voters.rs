@@ -1,8 +1,8 @@
 //! Who should be in the raft group, and who of them should vote: a pure function of what is registered.
 //!
-//! Up to five voters, an odd number of them where there are enough nodes: an even one costs an acknowledgement and bears
-//! no more deaths. Two nodes are the exception. With one voter the other's death would cost nothing, but the voter's death
-//! would lose what only it had committed; with two, both have it.
+//! Up to five voters, an odd number of them where there are enough nodes: an even one costs an acknowledgement and
+//! bears no more deaths. Two nodes are the exception. With one voter the other's death would cost nothing, but the
+//! voter's death would lose what only it had committed; with two, both have it.
 //!
 //! One change at a time, and asked again after each: so it does not matter which leader began what.
 

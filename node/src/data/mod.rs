@@ -1,9 +1,9 @@
 //! The data plane between nodes: replication over HTTP/2, served and driven by the shards' own threads.
 //!
-//! A shard dials every process that holds copies of what it leads, one connection each, and keeps one stream on it: down
-//! go blocks, up come acknowledgements. On another connection a worker forwards the pushes that a process leads, as they
-//! come; up come their outcomes. On others again a node reads what it relays to its own clients. What the frames mean is
-//! the shard's affair; here they are moved.
+//! A shard dials every process that holds copies of what it leads, one connection each, and keeps one stream on it:
+//! down go blocks, up come acknowledgements. On another connection a worker forwards the pushes that a process leads,
+//! as they come; up come their outcomes. On others again a node reads what it relays to its own clients. What the
+//! frames mean is the shard's affair; here they are moved.
 
 mod frames;
 mod inbound;
@@ -57,12 +57,12 @@ const FRAME_BYTES_MAX: u32 = 4 << 20;
 /// What a follower may be sent before it has read: several blocks, so that the next is there when one was taken.
 const STREAM_WINDOW_BYTES: u32 = 32 << 20;
 const HISTORY_WINDOW_BYTES: u32 = 256 << 10;
-/// HTTP/2's own sign of life, for whoever dialled: links that carry pushes and relayed deliveries have no other. Leaders and
-/// followers ping one another far more often.
+/// HTTP/2's own sign of life, for whoever dialled: links that carry pushes and relayed deliveries have no other.
+/// Leaders and followers ping one another far more often.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Silence after a ping that ends the link.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same for whoever was dialled. What comes on a link that was silent for so long is not taken any more: whoever pushed it
-/// may have given it up since, and pushed what comes behind it by another way.
+/// The same for whoever was dialled. What comes on a link that was silent for so long is not taken any more: whoever
+/// pushed it may have given it up since, and pushed what comes behind it by another way.
 const SERVED_KEEP_ALIVE: Duration = Duration::from_secs(2);
 const SERVED_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);

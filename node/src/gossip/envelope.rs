@@ -11,8 +11,8 @@
 //! 46  body
 //! ```
 //!
-//! The sender's map version is in each of them, so that any exchange at all tells a node that it is behind. The checksum
-//! is against accidents; it does not authenticate, and an attacker who can read one datagram can forge others.
+//! The sender's map version is in each of them, so that any exchange at all tells a node that it is behind. The
+//! checksum is against accidents; it does not authenticate, and an attacker who can read one datagram can forge others.
 
 use broky_proto::id::{ClusterId, MapVersion, Member};
 use bytes::BufMut;
@@ -20,7 +20,8 @@ use bytes::BufMut;
 use super::stats::Dropped;
 use super::wire::{Reader, WireError, put_member};
 
-/// The longest datagram sent or taken: it passes any network unfragmented that carries IPv6 in Ethernet, also tunnelled.
+/// The longest datagram sent or taken: it passes any network unfragmented that carries IPv6 in Ethernet, also
+/// tunnelled.
 pub(super) const DATAGRAM_BYTES_MAX: usize = 1400;
 /// Bytes before the body.
 pub(super) const ENVELOPE_BYTES: usize = 46;

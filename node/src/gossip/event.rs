@@ -1,7 +1,7 @@
 //! What gossip suggests, held until somebody takes it.
 //!
-//! Nothing here queues up: a later suggestion about the same thing takes the place of the earlier, so a consumer that is
-//! slow misses no outcome, and what is held is bounded by the vbuckets this node leads and the nodes there are.
+//! Nothing here queues up: a later suggestion about the same thing takes the place of the earlier, so a consumer that
+//! is slow misses no outcome, and what is held is bounded by the vbuckets this node leads and the nodes there are.
 
 use std::collections::BTreeMap;
 use std::mem;

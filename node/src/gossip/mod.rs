@@ -1,15 +1,15 @@
 //! Gossip: who is heard, and what each says of itself, spread over UDP among all nodes.
 //!
-//! It suggests and never decides. Members come from the cluster map that raft replicates; gossip probes them, and spreads
-//! which map version each has, which vbuckets it leads in which epoch, its load and its zone. So a node that raft cannot
-//! reach still hears that there is a newer map, and a deposed leader that somebody else leads. What comes of it is told
-//! as a [`GossipEvent`], and acted on elsewhere.
+//! It suggests and never decides. Members come from the cluster map that raft replicates; gossip probes them, and
+//! spreads which map version each has, which vbuckets it leads in which epoch, its load and its zone. So a node that
+//! raft cannot reach still hears that there is a newer map, and a deposed leader that somebody else leads. What comes
+//! of it is told as a [`GossipEvent`], and acted on elsewhere.
 //!
-//! [`engine`] holds the decisions and is pure, [`swim`] the failure detector around the one crate that this module alone
-//! names, [`rumour`] what is said, [`envelope`] what protects it on its way, [`task`] the socket and the clock.
+//! [`engine`] holds the decisions and is pure, [`swim`] the failure detector around the one crate that this module
+//! alone names, [`rumour`] what is said, [`envelope`] what protects it on its way, [`task`] the socket and the clock.
 //!
-//! Bounds: a datagram is 1400 bytes at the most, in either direction, and nothing is kept but what the members of the map
-//! say, by part, the newest of each. Answers to strangers are bounded by the second.
+//! Bounds: a datagram is 1400 bytes at the most, in either direction, and nothing is kept but what the members of the
+//! map say, by part, the newest of each. Answers to strangers are bounded by the second.
 
 mod engine;
 mod envelope;

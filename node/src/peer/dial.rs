@@ -111,8 +111,8 @@ pub(crate) async fn dial(address: &str, hello: &Hello, deadline: Duration) -> Re
     tokio::time::timeout(deadline, dialling).await.unwrap_or(Err(DialError::Silent(deadline)))
 }
 
-/// Connects to a peer by way of the process at `via`, which `detour` asks to carry what follows. `None` when nothing comes of
-/// it: that says nothing of whom it was to lead to.
+/// Connects to a peer by way of the process at `via`, which `detour` asks to carry what follows. `None` when nothing
+/// comes of it: that says nothing of whom it was to lead to.
 pub(crate) async fn dial_through(via: &str, detour: &Hello, hello: &Hello, deadline: Duration) -> Option<Link> {
     let dialling = async {
         let mut stream = greet(via, detour).await?;

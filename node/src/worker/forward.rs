@@ -81,7 +81,8 @@ impl Worker {
         }
     }
 
-    /// Gives up links to processes that are no longer in the map or count as dead: what they owe goes to whoever leads now.
+    /// Gives up links to processes that are no longer in the map or count as dead: what they owe goes to whoever leads
+    /// now.
     pub(super) fn prune_forwards(&self) {
         let mut gone = Vec::new();
         self.forwards.links.borrow_mut().retain(|member, link| {

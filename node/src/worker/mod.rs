@@ -166,8 +166,8 @@ impl Worker {
         }
     }
 
-    /// Carries out what the shard wants done. Readers are woken before pushers: a message is on its way to whoever waits
-    /// for it before a system call is spent on telling that it was stored.
+    /// Carries out what the shard wants done. Readers are woken before pushers: a message is on its way to whoever
+    /// waits for it before a system call is spent on telling that it was stored.
     fn dispatch(&self) {
         let mut outbox = std::mem::take(&mut *self.outbox.borrow_mut());
         self.mirror(&mut outbox);

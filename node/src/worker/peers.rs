@@ -1,4 +1,5 @@
-//! A worker's share of the cluster: the map it goes by, its links to other nodes, and what it asks of the control plane.
+//! A worker's share of the cluster: the map it goes by, its links to other nodes, and what it asks of the control
+//! plane.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

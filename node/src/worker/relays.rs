@@ -1,4 +1,5 @@
-//! Deliveries from and to other nodes: what clients here subscribe to and this node does not hold, and the other way round.
+//! Deliveries from and to other nodes: what clients here subscribe to and this node does not hold, and the other way
+//! round.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -23,8 +24,8 @@ use crate::data::{self, FrameQueue, Method, Outbound};
 
 /// Deliveries of history that may wait for their subscriber.
 const BACKLOG_MAX: usize = 2;
-/// Streams of history that a worker has open at the same time. Raised, many subscriptions that are resumed at once begin
-/// sooner, and take more memory.
+/// Streams of history that a worker has open at the same time. Raised, many subscriptions that are resumed at once
+/// begin sooner, and take more memory.
 const HISTORIES_MAX: usize = 128;
 /// Streams beyond those that are open just for where history begins: a subscription is not confirmed before.
 const BEGINNINGS_MAX: usize = 32;

@@ -37,7 +37,8 @@ pub struct Rejected {
 pub struct Push {
     /// Messages that can be stored.
     pub entries: Vec<Entry>,
-    /// Where the request was routed by: for each entry, the epoch in which its vbucket's leader is to store it. Empty: any.
+    /// Where the request was routed by: for each entry, the epoch in which its vbucket's leader is to store it. Empty:
+    /// any.
     pub epochs: Vec<Epoch>,
     /// Messages that cannot.
     pub rejected: Vec<Rejected>,
@@ -163,8 +164,9 @@ impl Push {
         (self.producer.0 != 0).then(|| (self.producer, self.sequence.plus(u64::from(index))))
     }
 
-    /// Below which sequence nothing will be pushed again into a vbucket, of which the entry with this number is the first here.
-    /// The oldest request that its producer waits for has nothing unsettled before it, so that is everything before that entry.
+    /// Below which sequence nothing will be pushed again into a vbucket, of which the entry with this number is the
+    /// first here. The oldest request that its producer waits for has nothing unsettled before it, so that is
+    /// everything before that entry.
     #[must_use]
     pub fn settled_before(&self, first: u32) -> Sequence {
         match self.settled_below == self.sequence {

@@ -1,8 +1,8 @@
 //! Differences of maps: what a peer that knows version `v` has to be sent.
 //!
 //! A difference carries whole entries, all that changed after `since`, so merging is replacing, and merging one that
-//! reaches further back than needed does no harm. Nodes that were forgotten leave no trace in their own entry; therefore
-//! the ids of all registered nodes go along.
+//! reaches further back than needed does no harm. Nodes that were forgotten leave no trace in their own entry;
+//! therefore the ids of all registered nodes go along.
 
 use std::num::NonZeroU16;
 

@@ -4,8 +4,8 @@
 //! newest map with what it does and acts on the difference, so it does not matter how many versions it missed, nor
 //! whether they came as entries, as a snapshot or as a [`MapDiff`] from a peer.
 //!
-//! Versions, epochs and ISR versions are indices of control-log entries. So they rise, are never re-used, and two of them
-//! can be compared across vbuckets.
+//! Versions, epochs and ISR versions are indices of control-log entries. So they rise, are never re-used, and two of
+//! them can be compared across vbuckets.
 
 mod diff;
 
@@ -187,8 +187,8 @@ impl ClusterMap {
 
     /// Whether this process is alive and holds in sync all that is meant to be there.
     ///
-    /// For a node that has just been registered that is nothing, until the next placement. It is not taken for everything
-    /// unless there are fewer copies than nodes.
+    /// For a node that has just been registered that is nothing, until the next placement. It is not taken for
+    /// everything unless there are fewer copies than nodes.
     #[must_use]
     pub fn is_settled(&self, member: Member) -> bool {
         let copies: usize = self.vbuckets.iter().map(|vb| vb.target.0.len()).sum();

@@ -1,9 +1,9 @@
 //! Levelling the copies: nodes below their limit pull, nodes above it push, and nothing else moves.
 //!
-//! The limits say when something has to move, the mean says how far: a node that is more than 5 % short is filled to the
-//! mean, so that a joining node ends with its share and not with 95 % of it. Copies are taken evenly from those who have
-//! most, and of a donor's copies first those that were placed just now (moving them costs nothing), then those for which
-//! the receiver is the nearest candidate.
+//! The limits say when something has to move, the mean says how far: a node that is more than 5 % short is filled to
+//! the mean, so that a joining node ends with its share and not with 95 % of it. Copies are taken evenly from those who
+//! have most, and of a donor's copies first those that were placed just now (moving them costs nothing), then those for
+//! which the receiver is the nearest candidate.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -5,11 +5,12 @@
 //! 2. no node has more than 5 % over, or less than 5 % under, its fair share of copies, nor of leaders ([`Share`]);
 //! 3. what is already placed stays, and what must move goes to the nearest node clockwise on the token ring.
 //!
-//! The third rule is why placement takes the previous placement as an input. As a pure function of the node set, bounded
-//! loads (Mirrokni et al., "Consistent Hashing with Bounded Loads", 2016) move up to three times a joining node's share:
-//! a copy that a full node passes on displaces another further on. And they bound loads from above only, which leaves
-//! some nodes a third below the mean. The previous placement is in the replicated state anyway, so the result is as
-//! deterministic as before, and a join or leave moves its ideal share (`docs/placement.md` has the measurements).
+//! The third rule is why placement takes the previous placement as an input. As a pure function of the node set,
+//! bounded loads (Mirrokni et al., "Consistent Hashing with Bounded Loads", 2016) move up to three times a joining
+//! node's share: a copy that a full node passes on displaces another further on. And they bound loads from above only,
+//! which leaves some nodes a third below the mean. The previous placement is in the replicated state anyway, so the
+//! result is as deterministic as before, and a join or leave moves its ideal share (`docs/placement.md` has the
+//! measurements).
 //!
 //! Integer arithmetic only, and no iteration order but that of ids: every node computes the same. An unmoved cluster
 //! gives back the previous placement unchanged, so asking again never causes a move.
@@ -64,8 +65,9 @@ pub struct Candidate {
 
 /// Where every vbucket should be: one [`Placement`] per vbucket, ascending.
 ///
-/// `previous` is the placement to stay close to, by vbucket; empty for a cluster that has none. Each vbucket gets `replicas`
-/// copies, or as many as there are nodes. Nodes may come in any order; of two with the same id the first counts.
+/// `previous` is the placement to stay close to, by vbucket; empty for a cluster that has none. Each vbucket gets
+/// `replicas` copies, or as many as there are nodes. Nodes may come in any order; of two with the same id the first
+/// counts.
 #[must_use]
 pub fn placement(nodes: &[Candidate], vbuckets: VBucketCount, replicas: u8, previous: &[Placement]) -> Vec<Placement> {
     let field = Field::new(nodes, vbuckets, replicas);

@@ -1,8 +1,8 @@
 //! Fair shares: how many copies or leaders a node should have, and how far it may be off.
 //!
-//! Without zones every node's share is the mean. With zones that is not always possible: where there are three zones and
-//! three copies, each zone holds one copy of everything, and the only node of a zone holds everything. So copies are
-//! shared out like water: every node gets the same, except in zones that are full or that have to take more.
+//! Without zones every node's share is the mean. With zones that is not always possible: where there are three zones
+//! and three copies, each zone holds one copy of everything, and the only node of a zone holds everything. So copies
+//! are shared out like water: every node gets the same, except in zones that are full or that have to take more.
 
 /// A number of things shared evenly by a number of nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

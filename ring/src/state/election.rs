@@ -17,8 +17,8 @@ use crate::lineage::LINEAGE_END;
 use crate::map::VBucket;
 use crate::member::Member;
 
-/// What is counted once per entry: how many vbuckets each node leads, so that elections spread what a dead node led, and
-/// how many copies a commit can be made to need.
+/// What is counted once per entry: how many vbuckets each node leads, so that elections spread what a dead node led,
+/// and how many copies a commit can be made to need.
 pub(super) struct Tally {
     leads: BTreeMap<NodeId, usize>,
     min_isr: u8,
@@ -154,8 +154,8 @@ impl VBucket {
         self.leader = self.leader.filter(|leader| leader.node != node);
     }
 
-    /// Lets a holder lead. One that was eligible begins with an ISR of its own: the others must be shown to have what it
-    /// has. The watermark stands still, so whoever makes way for it stays eligible.
+    /// Lets a holder lead. One that was eligible begins with an ISR of its own: the others must be shown to have what
+    /// it has. The watermark stands still, so whoever makes way for it stays eligible.
     pub(super) fn install(&mut self, leader: Member) {
         if !self.isr.contains(&leader) {
             let left = std::mem::replace(&mut self.isr, vec![leader]);

@@ -1,10 +1,10 @@
 //! ISR changes: compare-and-swap by the leader.
 //!
 //! The leader sees who keeps up; the control log decides. A change is accepted only from the leader of that epoch, on
-//! top of the ISR version it names, and only with members that are registered under just that incarnation and not fenced
-//! (KIP-841, KIP-903): an add that was on its way while the follower restarted is refused. Each version is used once,
-//! also by a change that is refused. Learners that enter the ISR
-//! become replicas by that, so a copy counts from the moment it is complete, not before.
+//! top of the ISR version it names, and only with members that are registered under just that incarnation and not
+//! fenced (KIP-841, KIP-903): an add that was on its way while the follower restarted is refused. Each version is used
+//! once, also by a change that is refused. Learners that enter the ISR become replicas by that, so a copy counts from
+//! the moment it is complete, not before.
 //!
 //! Rules for leaders that this relies on: the high watermark is the least log end over the committed ISR *and* every
 //! change proposed and not yet decided, and it stands still while the *committed* ISR has fewer than `min_isr` members.

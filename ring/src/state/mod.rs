@@ -2,18 +2,19 @@
 //!
 //! Raft orders the commands; this machine alone says what they do. It is total (any command in any state has a typed
 //! outcome and none panics) and pure, so every node that applied the same entries holds the same state. Its notion of
-//! time is the index of the entry being applied: epochs, incarnations and versions are such indices, never counters that
-//! could restart (KIP-903, memberlist #311).
+//! time is the index of the entry being applied: epochs, incarnations and versions are such indices, never counters
+//! that could restart (KIP-903, memberlist #311).
 //!
 //! Every change of a vbucket goes through `ClusterState::edit`, which settles it: whoever may lead and is alive leads,
 //! the bookkeeping of who holds what is brought up to date, and what changed is stamped. So one entry does all that a
 //! death or a registration entails, for every vbucket at once.
 //!
 //! What a command does is part of the cluster's protocol: nodes of different versions apply the same log. Change the
-//! effect of an existing command only under a new command. Placement is no part of that: its result is proposed as data.
+//! effect of an existing command only under a new command. Placement is no part of that: its result is proposed as
+//! data.
 //!
-//! One file per concern: `configure`, `register`, `liveness`, `membership`, `isr`, `lead`, `reassign`, `moves`; `election`
-//! settles, `proposals` proposes, `invariants` checks.
+//! One file per concern: `configure`, `register`, `liveness`, `membership`, `isr`, `lead`, `reassign`, `moves`;
+//! `election` settles, `proposals` proposes, `invariants` checks.
 
 mod configure;
 mod doubt;

@@ -2,8 +2,8 @@
 //! over, and only then the old copy is dropped.
 //!
 //! Each step is an entry of its own and leaves a state in which the vbucket could stay for ever, so a move that breaks
-//! off anywhere costs nothing. Each checks for itself that it is still right when its turn comes: whoever proposed it may
-//! have seen an older state.
+//! off anywhere costs nothing. Each checks for itself that it is still right when its turn comes: whoever proposed it
+//! may have seen an older state.
 
 use broky_proto::id::{NodeId, VBucketId};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,9 @@
 //! What a controller should propose next: one function, asked again after every entry.
 //!
 //! The loop is: ask, propose, apply, ask again. It keeps no plan of its own, so a controller that changes, or proposes
-//! on a stale state, does no harm: the difference between targets and replicas *is* the plan. First the targets are made
-//! to fit the nodes; then each vbucket is moved one step closer to its target. Where nothing is out of place nothing is
-//! proposed, so the loop ends.
+//! on a stale state, does no harm: the difference between targets and replicas *is* the plan. First the targets are
+//! made to fit the nodes; then each vbucket is moved one step closer to its target. Where nothing is out of place
+//! nothing is proposed, so the loop ends.
 //!
 //! Vbuckets with the fewest copies in sync come first.
 
@@ -21,13 +21,13 @@ use crate::placement::{Candidate, Placement, placement};
 /// How much may be under way at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MoveLimits {
-    /// Vbuckets being copied, in the whole cluster. Default 256. Each time a leader looks through all it holds, so raised,
-    /// moves cost less in all; but more memory is taken twice while they last.
+    /// Vbuckets being copied, in the whole cluster. Default 256. Each time a leader looks through all it holds, so
+    /// raised, moves cost less in all; but more memory is taken twice while they last.
     pub learners: usize,
     /// Of these, vbuckets being copied to any one node. Default 64. Raised: likewise.
     pub learners_per_node: usize,
-    /// Vbuckets that begin to be copied by one proposal. Default 4. Raised: moves end sooner, and pushes notice them more,
-    /// for while a vbucket has another set of copies than others its messages go in blocks of their own.
+    /// Vbuckets that begin to be copied by one proposal. Default 4. Raised: moves end sooner, and pushes notice them
+    /// more, for while a vbucket has another set of copies than others its messages go in blocks of their own.
     pub starts: usize,
     /// Leaderships transferred by one proposal. Default 4. Raised: more pushes wait at the same time.
     pub transfers: usize,
@@ -49,8 +49,8 @@ struct Budget {
 }
 
 impl ClusterState {
-    /// The commands that bring the cluster closer to where it should be. Empty when it is there, or when all that can be
-    /// done at once is under way. Ask again when they are applied.
+    /// The commands that bring the cluster closer to where it should be. Empty when it is there, or when all that can
+    /// be done at once is under way. Ask again when they are applied.
     #[must_use]
     pub fn next_moves(&self, limits: MoveLimits) -> Vec<Command> {
         self.next_moves_around(limits, &BTreeSet::new())
@@ -58,8 +58,8 @@ impl ClusterState {
 
     /// The same, but vbuckets whose leader has just changed are not given back to the preferred one yet.
     ///
-    /// A leader that resigned because it does not reach its followers is in the ISR for as long as it takes the next one to
-    /// notice. Given back at once, the lead would go to and fro, and no push would ever be committed.
+    /// A leader that resigned because it does not reach its followers is in the ISR for as long as it takes the next
+    /// one to notice. Given back at once, the lead would go to and fro, and no push would ever be committed.
     #[must_use]
     pub fn next_moves_around(&self, limits: MoveLimits, restless: &BTreeSet<VBucketId>) -> Vec<Command> {
         let targets = self.next_targets();

@@ -4,9 +4,9 @@
 //! its predecessors were counted for: ISR, eligibility, leadership, in every vbucket (KIP-903). Before that entry is
 //! applied the process serves nothing.
 //!
-//! Registrations are retried and may arrive late. A process draws a [`BootId`] at its start: the same one again gets the
-//! same answer, and one that was replaced since is refused, so that a delayed proposal of a dead process cannot unseat
-//! the living one.
+//! Registrations are retried and may arrive late. A process draws a [`BootId`] at its start: the same one again gets
+//! the same answer, and one that was replaced since is refused, so that a delayed proposal of a dead process cannot
+//! unseat the living one.
 
 use broky_proto::id::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};

@@ -18,7 +18,8 @@ pub(crate) const CLUSTER: ClusterId = ClusterId([5; 16]);
 pub(crate) const MEMORY_BYTES: usize = ShardConfig::MEMORY_BYTES_MIN;
 /// Messages longer than this are rejected.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 400 << 10;
-/// Of the budget, what a reader may at least be behind without missing anything: arenas are not filled to the last byte.
+/// Of the budget, what a reader may at least be behind without missing anything: arenas are not filled to the last
+/// byte.
 const HISTORY_BYTES_MIN: usize = MEMORY_BYTES / 3;
 
 /// What one shard tells another.

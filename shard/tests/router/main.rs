@@ -1,7 +1,8 @@
 //! A router against a model of the leaders it routes to: leaders change, links break, maps come late.
 //!
-//! What has to hold, whatever happens: every message has one outcome; what is answered as committed is stored, once; what
-//! is answered as rejected is not; and a producer's messages stand in each vbucket in the order in which they were pushed.
+//! What has to hold, whatever happens: every message has one outcome; what is answered as committed is stored, once;
+//! what is answered as rejected is not; and a producer's messages stand in each vbucket in the order in which they were
+//! pushed.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail")]
 

@@ -1,5 +1,5 @@
-//! JetStream as a target: a stream in memory with a replica on each of the servers, so that what arrives was stored by a
-//! majority of them first.
+//! JetStream as a target: a stream in memory with a replica on each of the servers, so that what arrives was stored by
+//! a majority of them first.
 //!
 //! - **Publishing** is pipelined: every message names a reply subject, the publisher counts the answers and fails on one
 //!   that is an error. All messages of a publisher name the same subject, as the server looks subjects up in a cache
@@ -103,7 +103,8 @@ impl Target for JetStream {
         for _ in 0..count {
             let inbox = inbox();
             let address = self.cluster().await?.consume(&inbox, self.config.read_from).await?;
-            // What is published from now on waits for us in the stream, even if the subscription reached the consumer late.
+            // What is published from now on waits for us in the stream, even if the subscription reached the consumer
+            // late.
             let (stream, _) = connect(address, format!("SUB {inbox} 0\r\n").as_bytes()).await?;
             subscribers.push(Subscriber::new(stream, Reader::new(parser, self.buffer.clone()), 1));
         }

@@ -38,7 +38,8 @@ impl Parser {
         Self { has_reply: true, ..self }
     }
 
-    /// Hands subscription and payload of every complete message to `each`. Returns what is left: the beginning of an incomplete one.
+    /// Hands subscription and payload of every complete message to `each`. Returns what is left: the beginning of an
+    /// incomplete one.
     ///
     /// # Errors
     /// The server reports an error, or says something that is not the protocol.

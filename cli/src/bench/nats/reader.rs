@@ -1,7 +1,7 @@
 //! Reading what a nats-server sends to subscriptions.
 //!
-//! All connections of a thread share one read buffer, so 10,000 of them stay in the cache; what is left of an incomplete
-//! message is kept with its connection until the next read.
+//! All connections of a thread share one read buffer, so 10,000 of them stay in the cache; what is left of an
+//! incomplete message is kept with its connection until the next read.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

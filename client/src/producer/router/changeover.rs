@@ -1,9 +1,9 @@
 //! How vbuckets under constant load change lanes.
 //!
-//! Such a vbucket is never without an unsettled message, and would never leave a lane that became the wrong one. So when
-//! messages still go astray a while after a map change, a changeover begins: all lanes close their open batches. From
-//! then on the next message of a vbucket that is elsewhere than it should be goes to the right lane at once; there its
-//! batch, and all behind it, wait until the former lane has settled what it had of that vbucket.
+//! Such a vbucket is never without an unsettled message, and would never leave a lane that became the wrong one. So
+//! when messages still go astray a while after a map change, a changeover begins: all lanes close their open batches.
+//! From then on the next message of a vbucket that is elsewhere than it should be goes to the right lane at once; there
+//! its batch, and all behind it, wait until the former lane has settled what it had of that vbucket.
 //!
 //! **Invariant:** batches from after a changeover's beginning wait for batches from before it only, and the next does
 //! not begin before those are settled. So no two batches wait for each other.

@@ -1,9 +1,9 @@
 //! Which of a producer's lanes a message goes to.
 //!
 //! Pure. A lane is a window; all of them number their messages from one count. Each leads to the node that leads the
-//! vbuckets it carries, and carries one group of those: a request is answered as a whole, so what one vbucket waits for, a
-//! follower that died or its own move, would hold up whatever else is in it. Which lane is right never matters for
-//! correctness, only for the way a message takes: any node takes any message, and forwards what it does not lead.
+//! vbuckets it carries, and carries one group of those: a request is answered as a whole, so what one vbucket waits
+//! for, a follower that died or its own move, would hold up whatever else is in it. Which lane is right never matters
+//! for correctness, only for the way a message takes: any node takes any message, and forwards what it does not lead.
 //!
 //! While there is no map, or only one node, everything goes to one lane and nothing is computed per message.
 //!
@@ -110,7 +110,8 @@ impl Router {
         router
     }
 
-    /// Whether a message of this many bytes may be appended now. One that exceeds the whole window may when it is alone.
+    /// Whether a message of this many bytes may be appended now. One that exceeds the whole window may when it is
+    /// alone.
     #[inline]
     pub(crate) fn has_room(&self, field_len: usize) -> bool {
         self.charge == 0 || self.charge + field_len <= self.options.in_flight_bytes_max
@@ -245,8 +246,8 @@ impl Router {
         self.lane(slot).target.clone().filter(|_| self.routes.is_some())
     }
 
-    /// Where a lane may go whose node was of no use: to one that leads what its oldest batch waits for, by the newest map. With
-    /// each `turn` to another of these, should there be several.
+    /// Where a lane may go whose node was of no use: to one that leads what its oldest batch waits for, by the newest
+    /// map. With each `turn` to another of these, should there be several.
     pub(crate) fn way_out(&self, slot: Slot, avoid: &str, turn: usize) -> Option<Arc<str>> {
         let routes = self.routes.as_ref()?;
         let tokens = self.lane(slot).window.oldest_tokens();
@@ -264,7 +265,8 @@ impl Router {
         !routes.ways.is_empty() && !routes.ways.iter().any(|way| way.address == *connected)
     }
 
-    /// Lets every open batch go at the next opportunity. Returns the marks at which everything pushed so far is settled.
+    /// Lets every open batch go at the next opportunity. Returns the marks at which everything pushed so far is
+    /// settled.
     pub(crate) fn hurry(&mut self) -> Vec<Mark> {
         let live: Vec<Slot> = self.live().collect();
         let mark = |slot: Slot| {

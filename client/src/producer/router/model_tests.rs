@@ -1,7 +1,7 @@
 //! The router against a model of a cluster: nodes that accept, forward, refuse and die, and leaders that change.
 //!
-//! What must hold whatever happens: each message has one outcome; what is committed is stored once, in its vbucket; what
-//! is rejected is not stored; messages of one vbucket are stored in the order they were pushed.
+//! What must hold whatever happens: each message has one outcome; what is committed is stored once, in its vbucket;
+//! what is rejected is not stored; messages of one vbucket are stored in the order they were pushed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -31,7 +31,8 @@ enum Step {
     /// The oldest answer on its way arrives.
     Answer(usize),
     Retry(usize),
-    /// The lane's node takes this many requests, whose answers are lost with the stream. The others are on their way still.
+    /// The lane's node takes this many requests, whose answers are lost with the stream. The others are on their way
+    /// still.
     Break(usize, usize),
     /// A node takes the oldest request of a stream that broke.
     Stray(usize),

@@ -8,9 +8,9 @@
 //! until everything sent before in the same lane is settled too; since answers come in order, that is the same moment
 //! unless something was refused.
 //!
-//! The hard case: a cluster that was founded anew may have another number of vbuckets. If it has more, pins become finer. If
-//! it has fewer, what is unsettled of one may be in two lanes, and the sequences of one lane may be between those of the
-//! other: then everything is given up, as it was pushed to a cluster that is no more.
+//! The hard case: a cluster that was founded anew may have another number of vbuckets. If it has more, pins become
+//! finer. If it has fewer, what is unsettled of one may be in two lanes, and the sequences of one lane may be between
+//! those of the other: then everything is given up, as it was pushed to a cluster that is no more.
 
 use std::sync::Arc;
 

@@ -41,7 +41,7 @@ pub const SCENARIOS: &[Scenario] = &[
     disk::SCENARIO,
 ];
 
-/// Those that can be done to the containers of `docker-compose.yml` as well: there are three, whose links cannot be broken
-/// one by one, and whose disks are Docker's.
+/// Those that can be done to the containers of `docker-compose.yml` as well: there are three, whose links cannot be
+/// broken one by one, and whose disks are Docker's.
 pub const FOR_CONTAINERS: &[Scenario] =
     &[bounce::SCENARIO, pause::SCENARIO, partition::SCENARIO, total::SCENARIO, rolling::SCENARIO];

@@ -1,7 +1,7 @@
 //! I1, acked is kept: while one of those lives who were in sync, everything acknowledged is there.
 //!
-//! Whoever the control plane counts as in sync, and every leader it elects, has to hold all that was acknowledged of the
-//! lineage; and a lineage may end only when everybody is dead who could have gone on with it.
+//! Whoever the control plane counts as in sync, and every leader it elects, has to hold all that was acknowledged of
+//! the lineage; and a lineage may end only when everybody is dead who could have gone on with it.
 
 use std::collections::BTreeMap;
 

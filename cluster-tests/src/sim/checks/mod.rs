@@ -1,10 +1,11 @@
 //! What has to hold, looked at after every event: one file per invariant.
 //!
-//! Numbers are those of the history checker ([`crate::check`]). Both judge the same promises, from two sides: here every
-//! replica can be looked into at every moment; there only what clients, processes and faults have written down counts.
+//! Numbers are those of the history checker ([`crate::check`]). Both judge the same promises, from two sides: here
+//! every replica can be looked into at every moment; there only what clients, processes and faults have written down
+//! counts.
 //!
-//! Offsets tell lineages apart by themselves, as each begins above all that was shown of those before it; so a place is a
-//! vbucket and an offset.
+//! Offsets tell lineages apart by themselves, as each begins above all that was shown of those before it; so a place is
+//! a vbucket and an offset.
 
 mod acked_kept;
 mod committed_only;

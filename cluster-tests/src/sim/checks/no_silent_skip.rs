@@ -1,7 +1,7 @@
 //! I6, no silent skip: what a reader passes over without a gap is nothing that it wanted.
 //!
-//! That a reader of everything goes from offset to offset is seen at once. One that wants a part is told how far it has come,
-//! and what it has passed is looked into at the end, when all is known that stood there.
+//! That a reader of everything goes from offset to offset is seen at once. One that wants a part is told how far it has
+//! come, and what it has passed is looked into at the end, when all is known that stood there.
 
 use super::offsets::Offsets;
 use super::{Broken, Sight};

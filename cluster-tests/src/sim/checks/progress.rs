@@ -1,5 +1,5 @@
-//! I9, I11, I12: once all faults are over, the cluster comes to rest, every push gets its outcome, and every reader has read
-//! everything.
+//! I9, I11, I12: once all faults are over, the cluster comes to rest, every push gets its outcome, and every reader has
+//! read everything.
 
 use broky_ring::map::VBucket;
 

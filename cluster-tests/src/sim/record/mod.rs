@@ -1,11 +1,11 @@
 //! The history of a run: what its clients, nodes, supervisor and nemesis would have written down ([`crate::history`]).
 //!
 //! Clients write down what they are told and nothing else ([`clients`]). What nodes do is seen from outside: after each
-//! event their logs and roles are compared with what they were ([`nodes`]). So recording changes nothing, and costs nothing
-//! where nobody wants it.
+//! event their logs and roles are compared with what they were ([`nodes`]). So recording changes nothing, and costs
+//! nothing where nobody wants it.
 //!
-//! Everything is written by one process, the simulator, with virtual time; so what happens at one moment stays in the order
-//! in which it happened.
+//! Everything is written by one process, the simulator, with virtual time; so what happens at one moment stays in the
+//! order in which it happened.
 
 mod clients;
 mod nodes;
@@ -57,8 +57,8 @@ impl Recorder {
     }
 }
 
-/// What may be expected of a run. A seed says how often faults come on average, not that any does, and a run may be short:
-/// so no fault is planned, and nothing has to be acknowledged meanwhile.
+/// What may be expected of a run. A seed says how often faults come on average, not that any does, and a run may be
+/// short: so no fault is planned, and nothing has to be acknowledged meanwhile.
 fn head(options: &Options) -> Run {
     let expect = Expectations {
         leader_change: false,

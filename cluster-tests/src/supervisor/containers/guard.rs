@@ -1,8 +1,8 @@
 //! Removes what was made, however its maker ends.
 //!
-//! A process waits for the end of a pipe, of which nobody but the harness has the other end, and then runs a command. The
-//! kernel closes the pipe with the harness, also if that is killed or panics; a Ctrl-C does not reach the process, which
-//! is not of the terminal's group.
+//! A process waits for the end of a pipe, of which nobody but the harness has the other end, and then runs a command.
+//! The kernel closes the pipe with the harness, also if that is killed or panics; a Ctrl-C does not reach the process,
+//! which is not of the terminal's group.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;

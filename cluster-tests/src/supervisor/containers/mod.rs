@@ -1,12 +1,12 @@
 //! Nodes as the containers of `docker-compose.yml`: the image, the file and the network as they are shipped.
 //!
 //! A project of its own is built and created, and removed again however the harness ends ([`project`]). From then on
-//! containers are started, killed, paused and cut off one by one by the engine's own commands ([`container`]): what Docker
-//! would restart by itself would not be known to whoever says who lives.
+//! containers are started, killed, paused and cut off one by one by the engine's own commands ([`container`]): what
+//! Docker would restart by itself would not be known to whoever says who lives.
 //!
-//! A cut-off container has no network at all: its published ports are closed too, so clients and whoever observes lose it
-//! as other nodes do. It must be an engine on this machine, and not in a virtual one: records of containers and harness are
-//! told apart by pid and put in order by the clock, which only a common kernel has.
+//! A cut-off container has no network at all: its published ports are closed too, so clients and whoever observes lose
+//! it as other nodes do. It must be an engine on this machine, and not in a virtual one: records of containers and
+//! harness are told apart by pid and put in order by the clock, which only a common kernel has.
 
 mod container;
 mod engine;

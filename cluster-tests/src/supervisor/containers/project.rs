@@ -1,7 +1,8 @@
 //! A project of docker-compose's: an image, a network, volumes and three containers, all of its own names.
 //!
-//! `docker-compose.yml` is taken as it is. A second file, which is written to the folder of the logs, lets the supervisor
-//! alone decide who lives, publishes the peer port for whoever observes, and adds what a run sets. It is JSON, which is YAML.
+//! `docker-compose.yml` is taken as it is. A second file, which is written to the folder of the logs, lets the
+//! supervisor alone decide who lives, publishes the peer port for whoever observes, and adds what a run sets. It is
+//! JSON, which is YAML.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

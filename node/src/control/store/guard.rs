@@ -1,8 +1,8 @@
 //! Files that make the database give up.
 //!
-//! redb trusts the structure of its files: one that is damaged in the wrong place makes it panic. For an operator that has to
-//! be an error that names the file. Where panics unwind it becomes one; where they abort, as in a release, the process
-//! says it and ends in the hook, with the exit code for bad configuration.
+//! redb trusts the structure of its files: one that is damaged in the wrong place makes it panic. For an operator that
+//! has to be an error that names the file. Where panics unwind it becomes one; where they abort, as in a release, the
+//! process says it and ends in the hook, with the exit code for bad configuration.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};

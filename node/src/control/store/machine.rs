@@ -1,7 +1,7 @@
 //! The state machine and its snapshots.
 //!
-//! The state lives in memory. What is stored is a snapshot now and then; at a start, the newest one and the log behind it
-//! give the state again.
+//! The state lives in memory. What is stored is a snapshot now and then; at a start, the newest one and the log behind
+//! it give the state again.
 
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -96,7 +96,8 @@ pub(crate) struct MachineStore {
 }
 
 impl MachineStore {
-    /// The state as far as the stored snapshot has it. What changes it from there on is noted in the audit, if there is one.
+    /// The state as far as the stored snapshot has it. What changes it from there on is noted in the audit, if there is
+    /// one.
     pub(crate) fn load(store: Store, audit: Option<Audit>) -> Result<Self, StoreError> {
         let inner = match store.meta::<Stored>(SNAPSHOT)? {
             Some(stored) => Inner {

@@ -1,7 +1,7 @@
 //! A database in memory, in pages that exist once they are written to.
 //!
-//! redb's own backend keeps the whole file in one vector, which is copied each time it grows and touched to its end: tens
-//! of megabytes for a log of a few kilobytes.
+//! redb's own backend keeps the whole file in one vector, which is copied each time it grows and touched to its end:
+//! tens of megabytes for a log of a few kilobytes.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -4,8 +4,8 @@
 //! that was lost with its file is never used again. A file is synced before anybody is told that something is stored.
 //! Every value carries a checksum: what a disk returns is not what a voter has said before it is checked.
 //!
-//! [`log`] is raft's log and vote, [`machine`] the state machine and its snapshots. [`guard`] is for files that make the
-//! database itself give up.
+//! [`log`] is raft's log and vote, [`machine`] the state machine and its snapshots. [`guard`] is for files that make
+//! the database itself give up.
 
 mod guard;
 mod log;

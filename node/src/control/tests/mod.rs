@@ -1,7 +1,7 @@
 //! Clusters of control planes in one process: each on a runtime of its own, over real sockets.
 //!
-//! Dropping an instance is `kill -9`: its tasks are gone, its sockets closed, nobody is told. Blocking its runtime's only
-//! thread is `SIGSTOP`: its sockets stay open and nothing answers.
+//! Dropping an instance is `kill -9`: its tasks are gone, its sockets closed, nobody is told. Blocking its runtime's
+//! only thread is `SIGSTOP`: its sockets stay open and nothing answers.
 
 mod death;
 mod forming;

@@ -109,7 +109,8 @@ fn two_survivors_of_five_re_found_once() {
         instances.extend(dead.iter().map(Spec::start));
         assert_eq!(until_formed(&instances), cluster);
         until_settled(&instances);
-        // Where a survivor held a copy nothing has begun anew. The second time hardly anybody does: nothing is copied here.
+        // Where a survivor held a copy nothing has begun anew. The second time hardly anybody does: nothing is copied
+        // here.
         let now = lineages(&instances[0]);
         let is_kept = now.iter().zip(&before).any(|(now, before)| now == before);
         assert!(is_kept || is_second, "{before:?} {now:?}");

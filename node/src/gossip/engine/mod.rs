@@ -1,10 +1,10 @@
-//! The decisions of gossip, without clock, socket or randomness of its own: time, datagrams, names' addresses and a seed
-//! come in, datagrams and suggestions go out.
+//! The decisions of gossip, without clock, socket or randomness of its own: time, datagrams, names' addresses and a
+//! seed come in, datagrams and suggestions go out.
 //!
-//! The cluster map is the authority on who exists. Whoever it shows is probed, greeted and heard for as long as it shows
-//! it, however long it was silent; whoever it does not show, an older process of a node above all, is not believed
-//! anything, and told by a [`Kind::Notice`] that its map is old. What only a newer map can explain is a reason to
-//! fetch that map, and nothing else.
+//! The cluster map is the authority on who exists. Whoever it shows is probed, greeted and heard for as long as it
+//! shows it, however long it was silent; whoever it does not show, an older process of a node above all, is not
+//! believed anything, and told by a [`Kind::Notice`] that its map is old. What only a newer map can explain is a reason
+//! to fetch that map, and nothing else.
 //!
 //! News reach everybody in three ways: pushed in rounds and on probes, soon; by digest and [`Kind::Ask`] when something
 //! was lost; and by greeting, when two meet that have not heard of one another.
@@ -199,8 +199,8 @@ impl Engine {
         self.map.version()
     }
 
-    /// What every handler ends with: hands out what SWIM wants sent, notes whom it suspects, and sees to it that what is
-    /// to be spread or asked for will be.
+    /// What every handler ends with: hands out what SWIM wants sent, notes whom it suspects, and sees to it that what
+    /// is to be spread or asked for will be.
     fn settle(&mut self, now: Instant, out: &mut Outbox) {
         for (to, packet) in std::mem::take(&mut self.packets) {
             let address = self.book.address(to.member).unwrap_or(to.address);

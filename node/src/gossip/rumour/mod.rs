@@ -1,8 +1,8 @@
 //! Rumours: what a node says of itself, and others pass on.
 //!
 //! A node's say is cut into a [`Head`] (map version, load, zone) and [`Chunk`]s, each with what it leads among 64
-//! neighbouring vbuckets. So one move changes one chunk of some forty bytes, and no chunk, whatever the epochs, exceeds a
-//! datagram. Each part has a [`Stamp`] that rises within the incarnation: of two versions of a part the newer wins,
+//! neighbouring vbuckets. So one move changes one chunk of some forty bytes, and no chunk, whatever the epochs, exceeds
+//! a datagram. Each part has a [`Stamp`] that rises within the incarnation: of two versions of a part the newer wins,
 //! whichever way they came. The head is stamped anew with every change and carries a [`Digest`] of all chunks, by which
 //! a receiver knows that it missed one and asks for it.
 //!

@@ -3,10 +3,10 @@
 //! Each period one peer is probed, directly, then through three others; who answers neither is suspected, and refutes
 //! that by itself when it hears of it. News ride on these packets, and on rounds of gossip to three random peers.
 //!
-//! Who takes part comes from the cluster map, by [`Swim::add`] and [`Swim::remove`]; SWIM's own verdict of death, and the
-//! new identity that would have to follow it, are not used (see [`sieve`]). What remains of them is suspicion, which ends
-//! in one of two ways: by refutation, or here by hearing the suspect, since a suspicion that no longer spreads never
-//! reaches the one who could refute it.
+//! Who takes part comes from the cluster map, by [`Swim::add`] and [`Swim::remove`]; SWIM's own verdict of death, and
+//! the new identity that would have to follow it, are not used (see [`sieve`]). What remains of them is suspicion,
+//! which ends in one of two ways: by refutation, or here by hearing the suspect, since a suspicion that no longer
+//! spreads never reaches the one who could refute it.
 //!
 //! Sources: Das, Gupta, Motivala, "SWIM" (2002); foca 1.0 (a sans-I/O implementation).
 

@@ -17,8 +17,8 @@ use super::super::connection::{connect, request};
 
 /// The stream. Every run uses the same, so that runs against one cluster do not leave one behind each.
 const STREAM: &str = "BROKY_BENCH";
-/// What the stream keeps: more than a run of some seconds stores, so that JetStream is spared what removing a message for
-/// each new one costs it.
+/// What the stream keeps: more than a run of some seconds stores, so that JetStream is spared what removing a message
+/// for each new one costs it.
 const STREAM_BYTES: u64 = 1 << 30;
 /// A consumer that nobody listens to is forgotten after this long.
 const INACTIVE: Duration = Duration::from_secs(60);
