@@ -313,6 +313,24 @@ async fn node_that_refuses_for_long_is_left_for_another() {
 }
 
 #[tokio::test]
+async fn node_that_refuses_what_another_leads_is_left_for_that_one() {
+    let (brokers, client) = start(5).await;
+    let refusal = PushFault::Reject { vbucket: Some(0), code: ErrorCode::NotLeader, retry: true };
+    let options = ProducerOptions { silence_timeout: Duration::from_secs(600), ..ProducerOptions::default() };
+    let producer = client.producer_with(options).unwrap();
+    brokers[0].fault(std::iter::repeat_n(refusal, 1_000));
+    let ticket = producer.push(Message::new("k", "0").key_partition(partition_in(0))).await.unwrap();
+    brokers[0].until("it is refused", |state| state.arrived.len() > 1).await;
+    brokers[0].lead([4, 0, 1, 2].map(Some));
+    let is_left = |state: &support::State| state.arrived.iter().any(|request| request.node != 0);
+    brokers[0].until("another node is asked", is_left).await;
+    brokers[0].lock().push_faults.clear();
+    in_time(ticket).await.unwrap();
+    let state = brokers[0].lock();
+    assert!(state.arrived.iter().all(|request| [0, 4].contains(&request.node)), "{:?}", state.arrived);
+}
+
+#[tokio::test]
 async fn silent_node_is_left_for_whoever_leads_what_waits_there() {
     let (brokers, client) = start(5).await;
     let options = ProducerOptions { silence_timeout: Duration::from_millis(50), ..ProducerOptions::default() };
