@@ -9,7 +9,7 @@ use std::time::Duration;
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Offset, ProducerId, Sequence};
 use broky_proto::v1::{self, ErrorCode, Outcome, OutcomeKind, PushRequest};
-use broky_replication::{Dedup, Verdict};
+use broky_replication::{Dedup, Pushed, Verdict};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -93,26 +93,30 @@ struct Model {
 
 impl Model {
     fn store(&mut self, request: &PushRequest, refuse: u8) -> PushResponse {
-        let mut firsts = HashMap::new();
+        // Of each vbucket: the first message, and the one before.
+        let mut known: HashMap<u8, (u64, Sequence)> = HashMap::new();
         let outcomes = request.messages.iter().zip(0_u32..).map(|(message, index)| {
             if is_too_large(message) {
                 return rejected(index, ErrorCode::MessageTooLarge);
             }
             let vbucket = message.key[0];
             let (producer, sequence) = (ProducerId(request.producer_id), request.sequence + u64::from(index));
-            let first = *firsts.entry(vbucket).or_insert(sequence);
+            let follows = known.get(&vbucket).map(|(_, latest)| *latest);
+            let first = known.get(&vbucket).map_or(sequence, |(first, _)| *first);
+            known.insert(vbucket, (first, Sequence(sequence)));
             let below = if request.settled_below == request.sequence { first } else { request.settled_below };
             let dedup = self.dedup.entry(vbucket).or_default();
             dedup.settle_below(producer, || Sequence(below));
             let (sequence, end) = (Sequence(sequence), Offset(self.stored.len() as u64));
-            let duplicate = match dedup.check(producer, sequence) {
+            let pushed = Pushed { producer, sequence, follows, is_told: true };
+            let duplicate = match dedup.check(pushed) {
                 Verdict::Forgotten => panic!("no producer is forgotten here"),
                 Verdict::OutOfSequence => {
-                    dedup.refused_behind(producer, sequence);
+                    dedup.refused_behind(pushed);
                     return rejected(index, ErrorCode::OutOfSequence);
                 }
                 Verdict::New if refuse >> vbucket & 1 == 1 => {
-                    dedup.refused(producer, sequence, end);
+                    dedup.refused(pushed, end);
                     return rejected(index, ErrorCode::NotEnoughReplicas);
                 }
                 Verdict::New => {
@@ -133,6 +137,7 @@ impl Model {
 impl Model {
     /// Takes nothing of a request, and looks at nothing that it tells.
     fn refuse(&mut self, request: &PushRequest) -> PushResponse {
+        let mut latest = HashMap::new();
         let outcomes = request.messages.iter().zip(0_u32..).map(|(message, index)| {
             if is_too_large(message) {
                 return rejected(index, ErrorCode::MessageTooLarge);
@@ -140,9 +145,11 @@ impl Model {
             let sequence = request.sequence + u64::from(index);
             let dedup = self.dedup.entry(message.key[0]).or_default();
             let (producer, sequence) = (ProducerId(request.producer_id), Sequence(sequence));
-            match dedup.check(producer, sequence) {
-                Verdict::New => dedup.refused(producer, sequence, Offset(self.stored.len() as u64)),
-                Verdict::OutOfSequence => dedup.refused_behind(producer, sequence),
+            let follows = latest.insert(message.key[0], sequence);
+            let pushed = Pushed { producer, sequence, follows, is_told: true };
+            match dedup.check(pushed) {
+                Verdict::New => dedup.refused(pushed, Offset(self.stored.len() as u64)),
+                Verdict::OutOfSequence => dedup.refused_behind(pushed),
                 Verdict::Duplicate(_) | Verdict::Forgotten => {}
             }
             rejected(index, ErrorCode::Overloaded)
@@ -281,7 +288,7 @@ impl World {
         self.strays.retain(|stray| !stray.is_empty());
         let count = self.strays.len();
         if let Some(request) = self.strays.get_mut(at % count.max(1)).and_then(VecDeque::pop_front) {
-            self.model.store(&request, 0);
+            self.model.store(&request, if at == 2 { 7 } else { 0 });
         }
     }
 
