@@ -64,8 +64,9 @@ pub(super) async fn keep_beating(shared: Arc<Shared>) {
     let mut last = Instant::now();
     while shared.ended.borrow().is_none() {
         let mut link = match (&seen, shared.group().and_then(|group| group.leader())) {
+            // Not dialled if there is none: that takes a while, in which nobody would look at the time.
             (Some(seen), Some((raft, peer))) if seen.raft == raft => {
-                shared.link(&peer.address, Use::Other).await.ok().map(|link| link.ending())
+                shared.way(&peer.address, Use::Other).link().map(|link| link.ending())
             }
             _ => None,
         };

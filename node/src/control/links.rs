@@ -122,7 +122,8 @@ impl Shared {
         }
     }
 
-    /// Asks whoever is at an address.
+    /// Asks whoever is at an address. The deadline is of all of it: many may wait for one connection to come about, and it is
+    /// looked for whether they do or not.
     pub(super) async fn ask<A, F>(
         self: &Arc<Self>,
         address: &str,
@@ -132,7 +133,8 @@ impl Shared {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let link = self.link(address, Use::Other).await?;
+        let link = tokio::time::timeout(deadline, self.link(address, Use::Other)).await;
+        let link = link.unwrap_or(Err(DialError::Silent(deadline)))?;
         let answer = ask_over(link.clone(), deadline, call).await;
         self.heed(address, Use::Other, &link, answer)
     }
@@ -181,5 +183,29 @@ where
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(CallError::Status(Box::new(status))),
         Err(_) => Err(CallError::Silent(deadline)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use broky_proto::peer_v1 as pb;
+    use broky_ring::member::BootId;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn deadline_of_a_question_is_of_the_connection_as_well() {
+        let config = super::super::tests::lone_config("n0");
+        let shared = Arc::new(Shared::new(config, BootId([1; 16]), mpsc::unbounded_channel().0));
+        // Connections come about, and nobody says anything on them.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let deadline = timing::HEARTBEAT;
+        let call =
+            |mut client: super::super::Client| async move { client.heartbeat(pb::HeartbeatRequest::default()).await };
+        let error = shared.ask(&address, deadline, call).await.unwrap_err();
+        assert!(matches!(error, CallError::Dial(DialError::Silent(after)) if after == deadline), "{error}");
     }
 }
