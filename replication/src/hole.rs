@@ -148,6 +148,8 @@ impl Hole {
     pub fn admits(&self, message: Pushed, is_next: bool) -> bool {
         is_next
             || match self.missing.first() {
+                // Who tells nothing may push what is left of a request message by message.
+                Some(refused) if !message.is_told => message.sequence <= refused.last,
                 Some(refused) => message.sequence <= refused.first,
                 None => self.rest.is_none_or(|rest| rest.admits(message)),
             }
@@ -259,6 +261,16 @@ mod tests {
         assert!(!hole.admits(first(30), false));
         let hole = hole.behind(Sequence(14)).unwrap().behind(Sequence(19)).unwrap();
         assert!(hole.admits(first(30), false));
+    }
+
+    #[test]
+    fn producer_that_tells_nothing_may_divide_a_request() {
+        let untold = |sequence| Pushed::from((P, Sequence(sequence)));
+        let mut hole = Hole::new(Sequence(10));
+        hole.add(Pushed { follows: Some(Sequence(10)), ..untold(14) });
+        hole.add(untold(20));
+        let hole = hole.behind(Sequence(10)).unwrap();
+        assert!(hole.admits(untold(14), false) && !hole.admits(untold(20), false));
     }
 
     #[test]
