@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use broky_proto::id::{Offset, ProducerId, Sequence};
 use rustc_hash::FxHashMap;
 
-use crate::hole::{Hole, Pushed};
+use crate::hole::Hole;
 
 /// Producers remembered per vbucket.
 pub(crate) const PRODUCERS_MAX: usize = 1024;
@@ -103,26 +103,19 @@ impl Dedup {
     /// Whether a message is new. For `New`, call [`Dedup::stored`] or [`Dedup::refused`] next.
     #[inline]
     #[must_use]
-    pub fn check(&self, message: impl Into<Pushed>) -> Verdict {
-        let message = message.into();
-        let Some(known) = self.producers.get(&message.producer) else { return Verdict::New };
+    pub fn check(&self, producer: ProducerId, sequence: Sequence) -> Verdict {
+        let Some(known) = self.producers.get(&producer) else { return Verdict::New };
         if let Some(hole) = &known.hole {
-            debug_assert!(hole.first() > Some(known.last), "what was refused lies behind what is stored");
-            let is_next = message.follows.is_some_and(|follows| follows <= known.last);
-            if !hole.admits(message, is_next) {
-                return Verdict::OutOfSequence;
+            match hole.admits(sequence) {
+                false => return Verdict::OutOfSequence,
+                true if hole.is_missing(sequence) => return Verdict::New,
+                true => {}
             }
         }
-        if message.sequence > known.last {
+        if sequence > known.last {
             return Verdict::New;
         }
-        known.find(message.sequence, self.has_forgotten)
-    }
-
-    /// Whether something of this producer was refused and has not come again.
-    #[must_use]
-    pub fn is_waiting_for(&self, producer: ProducerId) -> bool {
-        self.producers.get(&producer).is_some_and(|known| known.hole.is_some())
+        known.find(sequence, self.has_forgotten)
     }
 
     /// Whether a message and everything behind it is certainly new: nothing of this producer was stored beyond, and
@@ -152,19 +145,17 @@ impl Dedup {
     }
 
     /// Notes that a new message was refused and may be offered again.
-    pub fn refused(&mut self, message: impl Into<Pushed>, log_end: Offset) {
-        let message = message.into();
-        let known = self.entry(message.producer, log_end);
-        known.hole.get_or_insert_with(|| Hole::new(message.sequence)).add(message);
+    pub fn refused(&mut self, producer: ProducerId, sequence: Sequence, log_end: Offset) {
+        let known = self.entry(producer, log_end);
+        known.hole.get_or_insert_with(|| Hole::new(sequence)).add(sequence);
     }
 
     /// Notes that a message was refused as [`Verdict::OutOfSequence`].
-    pub fn refused_behind(&mut self, message: impl Into<Pushed>) {
-        let message = message.into();
-        if let Some(known) = self.producers.get_mut(&message.producer)
-            && let Some(hole) = known.hole.as_mut().filter(|hole| !hole.admits(message, false))
+    pub fn refused_behind(&mut self, producer: ProducerId, sequence: Sequence) {
+        if let Some(known) = self.producers.get_mut(&producer)
+            && let Some(hole) = known.hole.as_mut().filter(|hole| !hole.admits(sequence))
         {
-            hole.add(message);
+            hole.add(sequence);
         }
     }
 
@@ -241,10 +232,7 @@ impl Dedup {
             if let Some(known) = self.producers.get_mut(&id)
                 && let Some(hole) = hole.behind(known.last)
             {
-                known.hole = match known.hole.take() {
-                    Some(other) => other.joined(hole),
-                    None => Some(hole),
-                };
+                known.hole = known.hole.take().map_or(Some(hole.clone()), |other| Some(other.joined(&hole)));
             }
         }
     }
@@ -344,7 +332,7 @@ mod tests {
     fn with(sequences: &[u64]) -> Dedup {
         let mut dedup = Dedup::default();
         for (offset, sequence) in sequences.iter().enumerate() {
-            assert_eq!(dedup.check((P, Sequence(*sequence))), Verdict::New);
+            assert_eq!(dedup.check(P, Sequence(*sequence)), Verdict::New);
             dedup.stored(P, Sequence(*sequence), Offset(offset as u64), ALL);
         }
         dedup
@@ -353,53 +341,53 @@ mod tests {
     #[test]
     fn retry_is_a_duplicate_at_its_offset() {
         let dedup = with(&[1, 2, 3, 7, 8]);
-        assert_eq!(dedup.check((P, Sequence(2))), Verdict::Duplicate(Some(Offset(1))));
-        assert_eq!(dedup.check((P, Sequence(8))), Verdict::Duplicate(Some(Offset(4))));
-        assert_eq!(dedup.check((P, Sequence(9))), Verdict::New);
+        assert_eq!(dedup.check(P, Sequence(2)), Verdict::Duplicate(Some(Offset(1))));
+        assert_eq!(dedup.check(P, Sequence(8)), Verdict::Duplicate(Some(Offset(4))));
+        assert_eq!(dedup.check(P, Sequence(9)), Verdict::New);
     }
 
     #[test]
     fn sequence_between_known_runs_was_never_stored() {
-        assert_eq!(with(&[1, 2, 7]).check((P, Sequence(5))), Verdict::OutOfSequence);
+        assert_eq!(with(&[1, 2, 7]).check(P, Sequence(5)), Verdict::OutOfSequence);
     }
 
     #[test]
     fn sequence_older_than_the_known_runs_is_a_duplicate_of_unknown_place() {
         let sequences: Vec<u64> = (1..=20).map(|n| n * 2).collect();
-        assert_eq!(with(&sequences).check((P, Sequence(2))), Verdict::Duplicate(None));
+        assert_eq!(with(&sequences).check(P, Sequence(2)), Verdict::Duplicate(None));
     }
 
     #[test]
     fn nothing_overtakes_a_refused_message() {
         let mut dedup = with(&[1, 2]);
-        dedup.refused((P, Sequence(4)), Offset(2));
-        assert_eq!(dedup.check((P, Sequence(5))), Verdict::OutOfSequence);
-        assert_eq!(dedup.check((P, Sequence(4))), Verdict::New);
+        dedup.refused(P, Sequence(4), Offset(2));
+        assert_eq!(dedup.check(P, Sequence(5)), Verdict::OutOfSequence);
+        assert_eq!(dedup.check(P, Sequence(4)), Verdict::New);
         dedup.stored(P, Sequence(4), Offset(2), ALL);
-        assert_eq!(dedup.check((P, Sequence(5))), Verdict::New);
+        assert_eq!(dedup.check(P, Sequence(5)), Verdict::New);
     }
 
     #[test]
     fn nobody_waits_for_what_will_not_come_again() {
         let mut dedup = with(&[1, 2]);
-        dedup.refused((P, Sequence(4)), Offset(2));
-        dedup.refused_behind((P, Sequence(6)));
+        dedup.refused(P, Sequence(4), Offset(2));
+        dedup.refused_behind(P, Sequence(6));
         dedup.settle_below(P, || Sequence(0));
         dedup.settle_below(P, || Sequence(4));
-        assert_eq!(dedup.check((P, Sequence(6))), Verdict::OutOfSequence);
+        assert_eq!(dedup.check(P, Sequence(6)), Verdict::OutOfSequence);
         dedup.settle_below(P, || Sequence(5));
-        assert_eq!(dedup.check((P, Sequence(7))), Verdict::OutOfSequence, "the other one comes again");
-        assert_eq!(dedup.check((P, Sequence(6))), Verdict::New);
+        assert_eq!(dedup.check(P, Sequence(7)), Verdict::OutOfSequence, "the other one comes again");
+        assert_eq!(dedup.check(P, Sequence(6)), Verdict::New);
         dedup.stored(P, Sequence(6), Offset(2), ALL);
-        assert_eq!(dedup.check((P, Sequence(4))), Verdict::OutOfSequence, "it came all the same, and too late");
-        assert_eq!(dedup.check((P, Sequence(7))), Verdict::New);
+        assert_eq!(dedup.check(P, Sequence(4)), Verdict::OutOfSequence, "it came all the same, and too late");
+        assert_eq!(dedup.check(P, Sequence(7)), Verdict::New);
     }
 
     #[test]
     fn first_refusal_of_an_unknown_producer_is_remembered() {
         let mut dedup = Dedup::default();
-        dedup.refused((P, Sequence(1)), Offset(0));
-        assert_eq!(dedup.check((P, Sequence(2))), Verdict::OutOfSequence);
+        dedup.refused(P, Sequence(1), Offset(0));
+        assert_eq!(dedup.check(P, Sequence(2)), Verdict::OutOfSequence);
     }
 
     #[test]
@@ -410,19 +398,19 @@ mod tests {
             dedup.stored(ProducerId(n + 1), Sequence(1), Offset(n), ALL);
         }
         assert_eq!(dedup.len(), PRODUCERS_MAX);
-        assert_eq!(dedup.check((ProducerId(1), Sequence(1))), Verdict::New);
-        assert_eq!(dedup.check((ProducerId(2), Sequence(1))), Verdict::Duplicate(Some(Offset(1))));
+        assert_eq!(dedup.check(ProducerId(1), Sequence(1)), Verdict::New);
+        assert_eq!(dedup.check(ProducerId(2), Sequence(1)), Verdict::Duplicate(Some(Offset(1))));
     }
 
     #[test]
     fn truncated_messages_are_new_again() {
         let mut dedup = with(&[1, 2, 3, 7, 8]);
         dedup.truncate(Offset(4));
-        assert_eq!(dedup.check((P, Sequence(7))), Verdict::Duplicate(Some(Offset(3))));
-        assert_eq!(dedup.check((P, Sequence(8))), Verdict::New);
+        assert_eq!(dedup.check(P, Sequence(7)), Verdict::Duplicate(Some(Offset(3))));
+        assert_eq!(dedup.check(P, Sequence(8)), Verdict::New);
         dedup.truncate(Offset(2));
-        assert_eq!(dedup.check((P, Sequence(3))), Verdict::New);
-        assert_eq!(dedup.check((P, Sequence(2))), Verdict::Duplicate(Some(Offset(1))));
+        assert_eq!(dedup.check(P, Sequence(3)), Verdict::New);
+        assert_eq!(dedup.check(P, Sequence(2)), Verdict::Duplicate(Some(Offset(1))));
         dedup.truncate(Offset(0));
         assert!(dedup.is_empty());
     }
@@ -434,9 +422,9 @@ mod tests {
             dedup.stored(P, Sequence(2 + 2 * n), Offset(n), Offset(10));
         }
         dedup.truncate(Offset(10));
-        assert_eq!(dedup.check((P, Sequence(20))), Verdict::Duplicate(Some(Offset(9))));
-        assert_eq!(dedup.check((P, Sequence(2))), Verdict::Duplicate(None));
-        assert_eq!(dedup.check((P, Sequence(22))), Verdict::New);
+        assert_eq!(dedup.check(P, Sequence(20)), Verdict::Duplicate(Some(Offset(9))));
+        assert_eq!(dedup.check(P, Sequence(2)), Verdict::Duplicate(None));
+        assert_eq!(dedup.check(P, Sequence(22)), Verdict::New);
     }
 
     #[test]
@@ -453,46 +441,46 @@ mod tests {
         assert!(dedup.is_frontier(ProducerId(2), Sequence(1)), "an unknown producer");
         assert!(!dedup.is_frontier(P, Sequence(7)));
         assert!(dedup.is_frontier(P, Sequence(8)));
-        dedup.refused((P, Sequence(9)), Offset(3));
+        dedup.refused(P, Sequence(9), Offset(3));
         assert!(!dedup.is_frontier(P, Sequence(9)), "what was refused waits");
     }
 
     #[test]
     fn snapshot_restores_everything() {
         let mut dedup = with(&[1, 2, 3, 7, 8]);
-        dedup.refused((P, Sequence(9)), Offset(5));
+        dedup.refused(P, Sequence(9), Offset(5));
         dedup.stored(ProducerId(2), Sequence(4), Offset(5), ALL);
         let mut other = with(&[1]);
         other.restore(dedup.snapshot(), dedup.has_forgotten());
         assert_eq!(other.snapshot(), dedup.snapshot());
-        assert_eq!(other.check((P, Sequence(10))), Verdict::OutOfSequence);
+        assert_eq!(other.check(P, Sequence(10)), Verdict::OutOfSequence);
     }
 
     #[test]
     fn what_was_refused_here_stays_refused_until_it_is_stored() {
         let mut dedup = with(&[1, 2]);
-        dedup.refused((P, Sequence(3)), Offset(2));
+        dedup.refused(P, Sequence(3), Offset(2));
         dedup.restore(with(&[1, 2]).snapshot(), false);
-        assert_eq!(dedup.check((P, Sequence(4))), Verdict::OutOfSequence);
+        assert_eq!(dedup.check(P, Sequence(4)), Verdict::OutOfSequence);
         dedup.restore(with(&[1, 2, 3]).snapshot(), false);
-        assert_eq!(dedup.check((P, Sequence(4))), Verdict::New);
+        assert_eq!(dedup.check(P, Sequence(4)), Verdict::New);
     }
 
     #[test]
     fn sequence_below_all_that_were_ever_seen_was_never_stored() {
         let dedup = with(&[7]);
-        assert_eq!(dedup.check((P, Sequence(3))), Verdict::OutOfSequence);
+        assert_eq!(dedup.check(P, Sequence(3)), Verdict::OutOfSequence);
     }
 
     #[test]
     fn nothing_is_claimed_of_what_was_forgotten() {
         let mut dedup = with(&[4]);
-        dedup.refused((P, Sequence(5)), Offset(1));
+        dedup.refused(P, Sequence(5), Offset(1));
         assert!(dedup.forget_oldest());
-        assert_eq!(dedup.check((P, Sequence(6))), Verdict::New);
+        assert_eq!(dedup.check(P, Sequence(6)), Verdict::New);
         dedup.stored(P, Sequence(6), Offset(1), ALL);
-        assert_eq!(dedup.check((P, Sequence(5))), Verdict::Forgotten, "it was refused");
-        assert_eq!(dedup.check((P, Sequence(4))), Verdict::Forgotten, "it was stored");
+        assert_eq!(dedup.check(P, Sequence(5)), Verdict::Forgotten, "it was refused");
+        assert_eq!(dedup.check(P, Sequence(4)), Verdict::Forgotten, "it was stored");
         assert!(dedup.forget_oldest());
         assert!(!dedup.forget_oldest());
     }

@@ -16,7 +16,7 @@ mod replica;
 pub use dedup::{Dedup, ProducerState, SequenceRun, Verdict};
 pub use epoch::EpochHistory;
 pub use follower::{AcceptError, AttachError, Attachment, Following, LogSummary};
-pub use hole::{Hole, Pushed, Range, Refused};
+pub use hole::{Hole, Range};
 pub use leader::{Isr, Leader, Proposal};
 pub use log::Log;
 pub use replica::{Append, Replica, Role};

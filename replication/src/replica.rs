@@ -5,7 +5,6 @@ use broky_proto::id::{Epoch, Lineage, Member, Offset, ProducerId, Sequence};
 use crate::dedup::{Dedup, ProducerState, SequenceRun, Verdict};
 use crate::epoch::EpochHistory;
 use crate::follower::{AcceptError, AttachError, Attachment, Following, LogSummary};
-use crate::hole::Pushed;
 use crate::leader::{Isr, Leader};
 use crate::log::Log;
 
@@ -226,30 +225,30 @@ impl Replica {
         }
     }
 
-    /// Offers a message. `None` when it is not to be deduplicated.
+    /// Offers a message. `producer` is `None` when it is not to be deduplicated.
     #[inline]
-    pub fn append(&mut self, message: Option<Pushed>) -> Append {
+    pub fn append(&mut self, producer: Option<(ProducerId, Sequence)>) -> Append {
         let Role::Leader(leader) = &self.role else { return Append::NotLeader };
-        if let Some(message) = message {
-            match self.dedup.check(message) {
+        if let Some((id, sequence)) = producer {
+            match self.dedup.check(id, sequence) {
                 Verdict::New => {}
                 Verdict::Duplicate(offset) => return Append::Duplicate(offset),
                 Verdict::OutOfSequence => {
-                    self.dedup.refused_behind(message);
+                    self.dedup.refused_behind(id, sequence);
                     return Append::OutOfSequence;
                 }
                 Verdict::Forgotten => return Append::Forgotten,
             }
         }
         if leader.is_frozen() || !leader.has_offsets(self.log.end()) {
-            if let Some(message) = message {
-                self.dedup.refused(message, self.log.end());
+            if let Some((id, sequence)) = producer {
+                self.dedup.refused(id, sequence, self.log.end());
             }
             return Append::NotEnoughReplicas;
         }
         let offset = self.log.extend(1);
-        if let Some(Pushed { producer, sequence, .. }) = message {
-            self.dedup.stored(producer, sequence, offset, self.log.high_watermark());
+        if let Some((id, sequence)) = producer {
+            self.dedup.stored(id, sequence, offset, self.log.high_watermark());
         }
         Append::Stored(offset)
     }
@@ -281,10 +280,10 @@ impl Replica {
     }
 
     /// Notes that a message was refused before it was offered, and may be pushed again: what follows it has to wait.
-    pub fn refuse(&mut self, message: Pushed) {
-        match self.dedup.check(message) {
-            Verdict::New => self.dedup.refused(message, self.log.end()),
-            Verdict::OutOfSequence => self.dedup.refused_behind(message),
+    pub fn refuse(&mut self, (id, sequence): (ProducerId, Sequence)) {
+        match self.dedup.check(id, sequence) {
+            Verdict::New => self.dedup.refused(id, sequence, self.log.end()),
+            Verdict::OutOfSequence => self.dedup.refused_behind(id, sequence),
             Verdict::Duplicate(_) | Verdict::Forgotten => {}
         }
     }

@@ -54,17 +54,17 @@ fn follower_ack_commits() {
 fn frozen_leader_refuses_before_it_appends() {
     let mut replica = leading(&[], 2);
     let first = Some((ProducerId(7), Sequence(1)));
-    assert_eq!(replica.append(first.map(Into::into)), Append::NotEnoughReplicas);
+    assert_eq!(replica.append(first), Append::NotEnoughReplicas);
     assert_eq!(replica.log().end(), Offset::ZERO);
-    assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)).into())), Append::OutOfSequence);
+    assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)))), Append::OutOfSequence);
 }
 
 #[test]
 fn retry_is_stored_once() {
     let mut replica = leading(&[], 1);
     let push = Some((ProducerId(7), Sequence(1)));
-    assert_eq!(replica.append(push.map(Into::into)), Append::Stored(Offset(0)));
-    assert_eq!(replica.append(push.map(Into::into)), Append::Duplicate(Some(Offset(0))));
+    assert_eq!(replica.append(push), Append::Stored(Offset(0)));
+    assert_eq!(replica.append(push), Append::Duplicate(Some(Offset(0))));
     assert_eq!(replica.log().end(), Offset(1));
 }
 
@@ -82,14 +82,14 @@ proptest::proptest! {
             by_one.leader_mut().unwrap().handle_isr(isr);
             let message = |sequence| Some((ProducerId(7), Sequence(sequence)));
             let sequences = first..first + count;
-            let each: Vec<Append> = sequences.clone().map(|it| by_one.append(message(it).map(Into::into))).collect();
+            let each: Vec<Append> = sequences.clone().map(|it| by_one.append(message(it))).collect();
             match by_run.append_run(message(first), count) {
                 Some(at) => {
                     let stored: Vec<Append> = (0..count).map(|it| Append::Stored(at.plus(it))).collect();
                     proptest::prop_assert_eq!(each, stored);
                 }
                 None => {
-                    let again: Vec<Append> = sequences.map(|it| by_run.append(message(it).map(Into::into))).collect();
+                    let again: Vec<Append> = sequences.map(|it| by_run.append(message(it))).collect();
                     proptest::prop_assert_eq!(each, again);
                 }
             }
@@ -107,10 +107,10 @@ fn replica_without_a_role_takes_nothing() {
 #[test]
 fn nothing_overtakes_a_message_refused_before_it_was_offered() {
     let mut replica = leading(&[], 1);
-    replica.refuse((ProducerId(7), Sequence(1)).into());
-    assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)).into())), Append::OutOfSequence);
-    assert_eq!(replica.append(Some((ProducerId(7), Sequence(1)).into())), Append::Stored(Offset(0)));
-    assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)).into())), Append::Stored(Offset(1)));
+    replica.refuse((ProducerId(7), Sequence(1)));
+    assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)))), Append::OutOfSequence);
+    assert_eq!(replica.append(Some((ProducerId(7), Sequence(1)))), Append::Stored(Offset(0)));
+    assert_eq!(replica.append(Some((ProducerId(7), Sequence(2)))), Append::Stored(Offset(1)));
 }
 
 #[test]

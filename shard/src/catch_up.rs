@@ -305,8 +305,7 @@ fn producer_state(known: broky_replication::ProducerState) -> ProducerState {
     ProducerState {
         id: known.id.0,
         last: known.last.0,
-        missing_firsts: missing.iter().map(|refused| refused.first.0).collect(),
-        missing_lasts: missing.iter().map(|refused| refused.last.0).collect(),
+        missing: missing.iter().map(|sequence| sequence.0).collect(),
         rest_first: rest.map(|rest| rest.first.0),
         is_rest_first_missing: rest.is_some_and(|rest| rest.is_first_missing),
         rest_last: rest.map_or(0, |rest| rest.last.0),

@@ -21,7 +21,7 @@ use broky_proto::id::{Epoch, Lineage, MapVersion, Member, Offset, ProducerId, Se
 use broky_proto::replicate::{PeerError, ReplicatedOrigin, ReplicatedRun, encode_to_leader, vbucket as vbucket_of};
 use broky_proto::time::Timestamp;
 use broky_proto::wire::{Fields, stored_messages};
-use broky_replication::{AttachError, Attachment, Hole, ProducerState, Range, Refused, Role, SequenceRun};
+use broky_replication::{AttachError, Attachment, Hole, ProducerState, Range, Role, SequenceRun};
 use thiserror::Error;
 
 use crate::block::{Part, origins_of, part_of};
@@ -474,11 +474,6 @@ fn producer_state(known: broky_proto::data_v1::ProducerState) -> Result<Producer
     if [known.run_counts.len(), known.run_offsets.len()] != [known.run_firsts.len(); 2] {
         return Err(PeerError::Lengths);
     }
-    if known.missing_firsts.len() != known.missing_lasts.len() {
-        return Err(PeerError::Lengths);
-    }
-    let missing = known.missing_firsts.iter().zip(&known.missing_lasts);
-    let missing = missing.map(|(first, last)| Refused { first: Sequence(*first), last: Sequence(*last) });
     let runs = known.run_firsts.iter().zip(&known.run_counts).zip(&known.run_offsets);
     let run = |((first, count), offset): ((&u64, &u64), &u64)| SequenceRun {
         first: Sequence(*first),
@@ -493,7 +488,7 @@ fn producer_state(known: broky_proto::data_v1::ProducerState) -> Result<Producer
     Ok(ProducerState {
         id: ProducerId(known.id),
         last: Sequence(known.last),
-        hole: Hole::from_parts(missing, rest),
+        hole: Hole::from_parts(known.missing.into_iter().map(Sequence), rest),
         runs: runs.map(run).collect(),
         has_dropped: known.has_dropped,
         used: Offset(known.used),

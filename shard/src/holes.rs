@@ -7,7 +7,7 @@
 use std::collections::hash_map::Entry;
 
 use broky_proto::id::{ProducerId, Sequence, VBucketId};
-use broky_replication::{Hole, Pushed};
+use broky_replication::Hole;
 use rustc_hash::FxHashMap;
 
 /// Producers and vbuckets remembered of which something is held.
@@ -39,12 +39,11 @@ impl Held {
         }
     }
 
-    /// Whether a message may go on. `is_next`: the one that it follows does.
-    fn admits(&mut self, message: Pushed, is_next: bool, arrival: u64) -> bool {
-        if self.hole.as_ref().is_some_and(|hole| !hole.admits(message, is_next)) {
+    /// Whether a message may go on.
+    fn admits(&mut self, sequence: Sequence, arrival: u64) -> bool {
+        if self.hole.as_ref().is_some_and(|hole| !hole.admits(sequence)) {
             return false;
         }
-        let sequence = message.sequence;
         self.pass(sequence, arrival);
         !self.fence.is_some_and(|(fenced, until)| arrival < until && fenced < sequence)
     }
@@ -56,20 +55,18 @@ impl Holes {
     }
 
     /// A message was not committed, and may come again.
-    pub(crate) fn add(&mut self, vbucket: VBucketId, message: Pushed) {
+    pub(crate) fn add(&mut self, track: Track, sequence: Sequence) {
         if self.0.len() >= HELD_MAX {
             // Whoever has left so many has gone long since.
             self.0.clear();
         }
-        let held = self.0.entry((message.producer, vbucket)).or_default();
-        held.hole.get_or_insert_with(|| Hole::new(message.sequence)).add(message);
+        let held = self.0.entry(track).or_default();
+        held.hole.get_or_insert_with(|| Hole::new(sequence)).add(sequence);
     }
 
-    /// Whether a message may go on; it is on its way with that. `is_next`: the one that it follows in its request does. Requests
-    /// are numbered as they come: `arrival`.
-    pub(crate) fn admit(&mut self, vbucket: VBucketId, message: Pushed, is_next: bool, arrival: u64) -> bool {
-        let held = self.0.get_mut(&(message.producer, vbucket));
-        held.is_none_or(|held| held.admits(message, is_next, arrival))
+    /// Whether a message may go on; it is on its way with that. Requests are numbered as they come: `arrival`.
+    pub(crate) fn admit(&mut self, track: Track, sequence: Sequence, arrival: u64) -> bool {
+        self.0.get_mut(&track).is_none_or(|held| held.admits(sequence, arrival))
     }
 
     /// Nothing below this comes again of a producer and vbucket: nobody waits for it.
@@ -93,52 +90,5 @@ impl Holes {
         if let Some(held) = self.0.get_mut(&track) {
             held.pass(sequence, arrival);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TRACK: Track = (ProducerId(1), VBucketId(2));
-
-    /// The only message of a request.
-    fn message(sequence: u64) -> Pushed {
-        Pushed { is_told: true, ..(TRACK.0, Sequence(sequence)).into() }
-    }
-
-    #[test]
-    fn what_had_come_in_between_waits_for_what_was_refused() {
-        let mut holes = Holes::default();
-        holes.add(TRACK.1, message(3));
-        assert!(!holes.admit(TRACK.1, message(4), false, 1));
-        assert!(holes.admit(TRACK.1, message(3), false, 3));
-        assert!(!holes.admit(TRACK.1, message(4), false, 2), "it came before");
-        assert!(holes.admit(TRACK.1, message(4), false, 4));
-        holes.drop_fences();
-        assert!(holes.is_empty());
-    }
-
-    #[test]
-    fn what_is_settled_leaves_nothing_behind() {
-        let mut holes = Holes::default();
-        holes.add(TRACK.1, message(3));
-        holes.settle_below(TRACK, Sequence(3));
-        assert!(!holes.admit(TRACK.1, message(4), false, 1));
-        holes.settle_below(TRACK, Sequence(4));
-        assert!(holes.is_empty());
-    }
-
-    #[test]
-    fn what_is_committed_by_way_of_another_lets_nothing_pass_behind_it() {
-        let mut holes = Holes::default();
-        (1..=200).for_each(|sequence| holes.add(TRACK.1, message(sequence)));
-        holes.settle_below(TRACK, Sequence(120));
-        assert!(!holes.admit(TRACK.1, message(140), false, 1));
-        holes.pass(TRACK, Sequence(130), 1);
-        holes.settle_below(TRACK, Sequence(120));
-        assert!(!holes.admit(TRACK.1, message(150), false, 2));
-        holes.settle_below(TRACK, Sequence(135));
-        assert!(holes.admit(TRACK.1, message(135), false, 3));
     }
 }

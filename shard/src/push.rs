@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use broky_proto::frame::PREFIX_LEN;
-use broky_proto::id::{Epoch, Offset, Sequence, VBucketCount, VBucketId};
+use broky_proto::id::{Epoch, Offset, VBucketCount, VBucketId};
 use broky_proto::limits::DELIVERY_BYTES_MAX;
 use broky_proto::v1::{self, Acks, ErrorCode};
 use broky_proto::wire::{self, Push, stored_len_max};
-use broky_replication::{Append, Pushed, Replica};
-use rustc_hash::FxHashMap;
+use broky_replication::{Append, Replica};
 
 use crate::config::ShardId;
 use crate::open_block::{Place, Source, Waiter};
@@ -104,22 +103,31 @@ impl Shard {
             }
             let (next, later) = run.split_at(fitting.max(1));
             if !self.store_run(storing, next, vbucket, set) {
-                self.store_each(storing, next, vbucket, set);
+                self.settle_below(storing.push, vbucket);
+                next.iter().for_each(|entry| self.store(storing, entry, vbucket, set));
             }
             run = later;
         }
     }
 
+    /// Takes note of what the producer of a request will not push again into a vbucket.
+    fn settle_below(&mut self, push: &Push, vbucket: VBucketId) {
+        let vbuckets = self.config.vbuckets;
+        if let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0))
+            && push.producer.0 != 0
+        {
+            replica.settle_below(push.producer, || {
+                let first = push.entries.iter().find(|entry| vbuckets.vbucket_of(entry.token) == vbucket);
+                push.settled_before(first.map_or(0, |entry| entry.index))
+            });
+        }
+    }
+
     /// Notes what was refused because it is for an epoch that this shard has not heard of.
     fn note_early(&mut self, push: &Push, run: &[wire::Entry], epoch: Epoch, vbucket: VBucketId) {
-        if push.producer.0 == 0 || self.places.get(usize::from(vbucket.0)).is_none_or(|place| place.epoch >= epoch) {
-            return;
-        }
-        let mut follows = before(push, run, vbucket, self.config.vbuckets);
-        for entry in run {
-            let message = pushed(push, entry, follows);
+        let is_ahead = self.places.get(usize::from(vbucket.0)).is_some_and(|place| place.epoch < epoch);
+        for message in run.iter().filter_map(|entry| push.message_of(entry.index)).filter(|_| is_ahead) {
             self.early.note(vbucket, epoch, message);
-            follows = Some(message.sequence);
         }
     }
 
@@ -166,42 +174,15 @@ impl Shard {
         appended.is_some()
     }
 
-    /// Stores messages of one vbucket that follow one another, each for itself, or notes why not.
-    fn store_each(&mut self, storing: &mut Storing<'_>, run: &[wire::Entry], vbucket: VBucketId, set: SetId) {
-        let (push, vbuckets) = (storing.push, self.config.vbuckets);
-        let mut follows = None;
-        if let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0))
-            && replica.dedup().is_waiting_for(push.producer)
-        {
-            replica.settle_below(push.producer, || {
-                let first = push.entries.iter().find(|entry| vbuckets.vbucket_of(entry.token) == vbucket);
-                push.settled_before(first.map_or(0, |entry| entry.index))
-            });
-            follows = before(push, run, vbucket, vbuckets);
-        }
-        for entry in run {
-            let message = pushed(push, entry, follows);
-            self.store(storing, entry, Some(message).filter(|_| push.producer.0 != 0), vbucket, set);
-            follows = Some(message.sequence);
-        }
-    }
-
     /// Stores one message, or notes why not.
-    fn store(
-        &mut self,
-        storing: &mut Storing<'_>,
-        entry: &wire::Entry,
-        message: Option<Pushed>,
-        vbucket: VBucketId,
-        set: SetId,
-    ) {
+    fn store(&mut self, storing: &mut Storing<'_>, entry: &wire::Entry, vbucket: VBucketId, set: SetId) {
         let Storing { push, outcome, .. } = storing;
         let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0)) else {
             outcome.exceptions.extend(exception(entry.index, Append::NotLeader));
             self.stats.rejected_messages += 1;
             return;
         };
-        let append = replica.append(message);
+        let append = replica.append(push.message_of(entry.index));
         outcome.exceptions.extend(exception(entry.index, append));
         match append {
             Append::Stored(offset) => self.write(storing, std::slice::from_ref(entry), vbucket, set, offset),
@@ -267,7 +248,6 @@ impl Shard {
     /// Stores nothing of a request. What follows it from the same producer has to wait for its retry.
     fn refuse(&mut self, push: &Push, reason: &Arc<str>) -> PartOutcome {
         let mut exceptions = Vec::new();
-        let mut latest = FxHashMap::default();
         for entry in &push.entries {
             let vbucket = self.config.vbuckets.vbucket_of(entry.token);
             if !self.config.owns(vbucket) {
@@ -276,9 +256,8 @@ impl Shard {
             if let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0))
                 && push.producer.0 != 0
             {
-                let message = pushed(push, entry, latest.get(&vbucket).copied());
-                latest.insert(vbucket, message.sequence);
-                replica.refuse(message);
+                let sequence = push.sequence.plus(u64::from(entry.index));
+                replica.refuse((push.producer, sequence));
             }
             self.stats.rejected_messages += 1;
             let kind = ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_string() };
@@ -293,21 +272,6 @@ impl Shard {
 fn room_needed(bytes: usize, messages: usize) -> usize {
     let bytes = bytes + messages * stored_len_max(0);
     bytes + PREFIX_LEN * (1 + bytes / (DELIVERY_BYTES_MAX / 2))
-}
-
-/// A message of a request, and the one of the same vbucket that it follows.
-pub(crate) fn pushed(push: &Push, entry: &wire::Entry, follows: Option<Sequence>) -> Pushed {
-    let sequence = push.sequence.plus(u64::from(entry.index));
-    Pushed { producer: push.producer, sequence, follows, is_told: push.is_told() }
-}
-
-/// The last message of a vbucket in a request before a run of it.
-fn before(push: &Push, run: &[wire::Entry], vbucket: VBucketId, vbuckets: VBucketCount) -> Option<Sequence> {
-    let first = run.first()?.index;
-    let at = push.entries.partition_point(|entry| entry.index < first);
-    let mut earlier = push.entries.get(..at)?.iter().rev();
-    let entry = earlier.find(|entry| vbuckets.vbucket_of(entry.token) == vbucket)?;
-    Some(push.sequence.plus(u64::from(entry.index)))
 }
 
 /// How many messages from the one at `at` on go to one vbucket, in one epoch, and follow one another in the request.

@@ -29,13 +29,12 @@ use broky_proto::wire::{Entry, Push};
 use broky_replication::Append;
 use broky_ring::map::ClusterMap;
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 
 use crate::config::ShardId;
 use crate::groups::Groups;
 use crate::holes::Holes;
 use crate::outcome::{Exception, ExceptionKind, PartOutcome, exception};
-use crate::push::pushed;
 
 /// Time a message has to find its leader, if it comes again when that is told. Whoever pushed it goes elsewhere after 3
 /// s without an answer, and the attempt that is under way then may take another second.
@@ -321,18 +320,14 @@ impl Router {
         let mut exceptions = Vec::new();
         let mut entries = batch.push.entries.clone();
         let (vbuckets, holes) = (self.vbuckets, &mut self.holes);
-        // Of each vbucket: the message before, and whether that goes on.
-        let mut latest: FxHashMap<VBucketId, (Sequence, bool)> = FxHashMap::default();
+        let mut begun = FxHashSet::default();
         entries.retain(|entry| {
-            let vbucket = vbuckets.vbucket_of(entry.token);
-            let before = latest.get(&vbucket).copied();
-            if before.is_none() {
-                holes.settle_below((batch.push.producer, vbucket), batch.push.settled_before(entry.index));
+            let place = (batch.push.producer, vbuckets.vbucket_of(entry.token));
+            let sequence = batch.push.sequence.plus(u64::from(entry.index));
+            if begun.insert(place.1) {
+                holes.settle_below(place, batch.push.settled_before(entry.index));
             }
-            let message = pushed(&batch.push, entry, before.map(|(sequence, _)| sequence));
-            let is_next = before.is_some_and(|(_, is_admitted)| is_admitted);
-            let is_admitted = holes.admit(vbucket, message, is_next, batch.arrival);
-            latest.insert(vbucket, (message.sequence, is_admitted));
+            let is_admitted = holes.admit(place, sequence, batch.arrival);
             if !is_admitted {
                 exceptions.extend(exception(entry.index, Append::OutOfSequence));
             }
@@ -357,25 +352,16 @@ impl Router {
         if batch.push.producer.0 == 0 {
             return;
         }
-        let comes_again = |kind: &ExceptionKind| match kind {
-            ExceptionKind::Duplicate => false,
-            ExceptionKind::Rejected { code, .. } | ExceptionKind::Unknown { code, .. } => code.is_retryable(),
-        };
-        let mut latest: FxHashMap<VBucketId, Sequence> = FxHashMap::default();
-        let mut exceptions: Vec<&Exception> = exceptions.iter().collect();
-        exceptions.sort_unstable_by_key(|exception| exception.index);
-        let mut exceptions = exceptions.into_iter().peekable();
-        for entry in &batch.push.entries {
-            if exceptions.peek().is_none() {
-                return;
-            }
-            let vbucket = self.vbuckets.vbucket_of(entry.token);
-            let message = pushed(&batch.push, entry, latest.get(&vbucket).copied());
-            latest.insert(vbucket, message.sequence);
-            let exception = exceptions.next_if(|exception| exception.index == entry.index);
-            if exception.is_some_and(|exception| comes_again(&exception.kind)) {
-                self.holes.add(vbucket, message);
-            }
+        let mut entries = batch.push.entries.iter();
+        for Exception { index, kind } in exceptions {
+            let may_come_again = match kind {
+                ExceptionKind::Duplicate => false,
+                ExceptionKind::Rejected { code, .. } | ExceptionKind::Unknown { code, .. } => code.is_retryable(),
+            };
+            let Some(entry) = entries.find(|entry| entry.index == *index).filter(|_| may_come_again) else { continue };
+            let sequence = batch.push.sequence.plus(u64::from(*index));
+            let place = (batch.push.producer, self.vbuckets.vbucket_of(entry.token));
+            self.holes.add(place, sequence);
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Offset, ProducerId, Sequence};
 use broky_proto::v1::{self, ErrorCode, Outcome, OutcomeKind, PushRequest};
-use broky_replication::{Dedup, Pushed, Verdict};
+use broky_replication::{Dedup, Verdict};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -93,30 +93,26 @@ struct Model {
 
 impl Model {
     fn store(&mut self, request: &PushRequest, refuse: u8) -> PushResponse {
-        // Of each vbucket: the first message, and the one before.
-        let mut known: HashMap<u8, (u64, Sequence)> = HashMap::new();
+        let mut firsts = HashMap::new();
         let outcomes = request.messages.iter().zip(0_u32..).map(|(message, index)| {
             if is_too_large(message) {
                 return rejected(index, ErrorCode::MessageTooLarge);
             }
             let vbucket = message.key[0];
             let (producer, sequence) = (ProducerId(request.producer_id), request.sequence + u64::from(index));
-            let follows = known.get(&vbucket).map(|(_, latest)| *latest);
-            let first = known.get(&vbucket).map_or(sequence, |(first, _)| *first);
-            known.insert(vbucket, (first, Sequence(sequence)));
+            let first = *firsts.entry(vbucket).or_insert(sequence);
             let below = if request.settled_below == request.sequence { first } else { request.settled_below };
             let dedup = self.dedup.entry(vbucket).or_default();
             dedup.settle_below(producer, || Sequence(below));
             let (sequence, end) = (Sequence(sequence), Offset(self.stored.len() as u64));
-            let pushed = Pushed { producer, sequence, follows, is_told: true };
-            let duplicate = match dedup.check(pushed) {
+            let duplicate = match dedup.check(producer, sequence) {
                 Verdict::Forgotten => panic!("no producer is forgotten here"),
                 Verdict::OutOfSequence => {
-                    dedup.refused_behind(pushed);
+                    dedup.refused_behind(producer, sequence);
                     return rejected(index, ErrorCode::OutOfSequence);
                 }
                 Verdict::New if refuse >> vbucket & 1 == 1 => {
-                    dedup.refused(pushed, end);
+                    dedup.refused(producer, sequence, end);
                     return rejected(index, ErrorCode::NotEnoughReplicas);
                 }
                 Verdict::New => {
@@ -137,7 +133,6 @@ impl Model {
 impl Model {
     /// Takes nothing of a request, and looks at nothing that it tells.
     fn refuse(&mut self, request: &PushRequest) -> PushResponse {
-        let mut latest = HashMap::new();
         let outcomes = request.messages.iter().zip(0_u32..).map(|(message, index)| {
             if is_too_large(message) {
                 return rejected(index, ErrorCode::MessageTooLarge);
@@ -145,11 +140,9 @@ impl Model {
             let sequence = request.sequence + u64::from(index);
             let dedup = self.dedup.entry(message.key[0]).or_default();
             let (producer, sequence) = (ProducerId(request.producer_id), Sequence(sequence));
-            let follows = latest.insert(message.key[0], sequence);
-            let pushed = Pushed { producer, sequence, follows, is_told: true };
-            match dedup.check(pushed) {
-                Verdict::New => dedup.refused(pushed, Offset(self.stored.len() as u64)),
-                Verdict::OutOfSequence => dedup.refused_behind(pushed),
+            match dedup.check(producer, sequence) {
+                Verdict::New => dedup.refused(producer, sequence, Offset(self.stored.len() as u64)),
+                Verdict::OutOfSequence => dedup.refused_behind(producer, sequence),
                 Verdict::Duplicate(_) | Verdict::Forgotten => {}
             }
             rejected(index, ErrorCode::Overloaded)
@@ -288,7 +281,7 @@ impl World {
         self.strays.retain(|stray| !stray.is_empty());
         let count = self.strays.len();
         if let Some(request) = self.strays.get_mut(at % count.max(1)).and_then(VecDeque::pop_front) {
-            self.model.store(&request, if at == 2 { 7 } else { 0 });
+            self.model.store(&request, 0);
         }
     }
 

@@ -175,12 +175,6 @@ impl Push {
         }
     }
 
-    /// Whether its producer tells what is settled.
-    #[must_use]
-    pub fn is_told(&self) -> bool {
-        self.settled_below.0 != 0
-    }
-
     /// How many messages the request holds.
     #[must_use]
     pub fn messages(&self) -> usize {

@@ -15,11 +15,11 @@ mod rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use broky_proto::id::{Member, Sequence, Token, VBucketCount, VBucketId};
+use broky_proto::id::{Member, Token, VBucketCount, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_proto::v1::{self, Acks, ErrorCode};
 use broky_proto::wire::scan_push;
-use broky_replication::{Append, Hole, Isr, Pushed, Replica};
+use broky_replication::{Append, Hole, Isr, Replica};
 use broky_ring::command::{Command, Step};
 use broky_shard::{Collector, Exception, ExceptionKind, Part, PartId, PartOutcome, Routed, Router, ShardId, Target};
 use bytes::Bytes;
@@ -42,7 +42,7 @@ struct Log {
 }
 
 /// A request that was pushed.
-struct Request {
+struct Pushed {
     producer: u64,
     /// Sequence and vbucket of each message.
     messages: Vec<(u64, usize)>,
@@ -61,7 +61,7 @@ struct World {
     /// Parts on their way to each target, in order.
     on_their_way: BTreeMap<Target, VecDeque<Part>>,
     answers: BTreeMap<Target, VecDeque<(PartId, PartOutcome)>>,
-    pushed: Vec<Request>,
+    pushed: Vec<Pushed>,
     /// Per producer: requests whose answer it has not got. A stream answers in the order of the requests.
     unanswered: Vec<VecDeque<usize>>,
     /// Per producer: sequences to push, the next ones first.
@@ -182,7 +182,7 @@ impl World {
         let collector = Some(Collector::new(&push));
         let number = self.pushed.len() as u64;
         self.unanswered[producer].push_back(self.pushed.len());
-        self.pushed.push(Request { producer: producer as u64 + 1, messages, collector, response: None });
+        self.pushed.push(Pushed { producer: producer as u64 + 1, messages, collector, response: None });
         // There is no room for it, now and then.
         let is_refused = !self.is_calm && self.rng.one_in(30);
         self.act(|router, now, out| match is_refused {
@@ -200,8 +200,7 @@ impl World {
         assert_eq!(part.push.entries.len(), part.push.epochs.len());
         // A frozen vbucket refuses, and what follows from the same producer as well.
         let refuses = !self.is_calm && self.rng.one_in(25);
-        // Of each vbucket: the message before, and whether that is stored.
-        let mut latest: BTreeMap<VBucketId, (Sequence, bool)> = BTreeMap::new();
+        let mut begun = BTreeSet::new();
         for (entry, routed) in part.push.entries.iter().zip(&part.push.epochs) {
             let vbucket = self.vbuckets.vbucket_of(entry.token);
             let known = self.cluster.map().vbucket(vbucket).unwrap();
@@ -215,25 +214,21 @@ impl World {
             let sequence = part.push.sequence.plus(u64::from(entry.index));
             let log = &mut self.logs[usize::from(vbucket.0)];
             let producer = part.push.producer.0;
-            let before = latest.get(&vbucket).copied();
             if is_led
-                && before.is_none()
+                && begun.insert(vbucket)
                 && let Some(hole) = log.refused.remove(&(leader, producer))
                 && let Some(left) = hole.settled(part.push.settled_before(entry.index))
             {
                 log.refused.insert((leader, producer), left);
             }
             let hole = log.refused.get(&(leader, producer));
-            let follows = before.map(|(sequence, _)| sequence);
-            let message = Pushed { producer: part.push.producer, sequence, follows, is_told: part.push.is_told() };
-            let is_next = before.is_some_and(|(_, is_stored)| is_stored);
             let kind = if !is_led {
                 Some(rejected(ErrorCode::NotLeader))
-            } else if hole.is_some_and(|hole| !hole.admits(message, is_next)) {
-                log.refused.entry((leader, producer)).and_modify(|hole| hole.add(message));
+            } else if hole.is_some_and(|hole| !hole.admits(sequence)) {
+                log.refused.entry((leader, producer)).and_modify(|hole| hole.add(sequence));
                 Some(rejected(ErrorCode::OutOfSequence))
             } else if refuses {
-                log.refused.entry((leader, producer)).or_insert_with(|| Hole::new(sequence)).add(message);
+                log.refused.entry((leader, producer)).or_insert_with(|| Hole::new(sequence)).add(sequence);
                 Some(rejected(ErrorCode::NotEnoughReplicas))
             } else {
                 log.refused = std::mem::take(&mut log.refused)
@@ -243,7 +238,7 @@ impl World {
                         false => Some((whose, hole)),
                     })
                     .collect();
-                match log.replica.append(Some(message)) {
+                match log.replica.append(Some((part.push.producer, sequence))) {
                     Append::Stored(_) => {
                         log.messages.push((part.push.producer.0, sequence.0));
                         None
@@ -255,8 +250,6 @@ impl World {
                     }
                 }
             };
-            let is_stored = matches!(kind, None | Some(ExceptionKind::Duplicate));
-            latest.insert(vbucket, (sequence, is_stored));
             exceptions.extend(kind.map(|kind| Exception { index: entry.index, kind }));
         }
         let messages = u32::try_from(part.push.entries.len()).unwrap();

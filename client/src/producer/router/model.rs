@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use broky_proto::id::{Offset, ProducerId, Sequence, Token, VBucketCount};
 use broky_proto::v1::{self, ErrorCode, Outcome, OutcomeKind, PushRequest, PushResponse};
-use broky_replication::{Dedup, Hole, Pushed, Verdict};
+use broky_replication::{Dedup, Hole, Verdict};
 
 pub(super) const VBUCKETS: u8 = 4;
 
@@ -45,23 +45,19 @@ impl VBucket {
 
     fn store(
         &mut self,
-        message: Pushed,
+        (producer, sequence): (ProducerId, Sequence),
         settled_below: Sequence,
         number: u64,
         is_refused: bool,
     ) -> Result<bool, ErrorCode> {
-        let Pushed { producer, sequence, .. } = message;
         self.dedup.settle_below(producer, || settled_below);
         let end = Offset(self.log.len() as u64);
-        match self.dedup.check(message) {
-            Verdict::OutOfSequence => {
-                self.dedup.refused_behind(message);
-                Err(ErrorCode::OutOfSequence)
-            }
+        match self.dedup.check(producer, sequence) {
+            Verdict::OutOfSequence => Err(ErrorCode::OutOfSequence),
             Verdict::Forgotten => unreachable!("no producer is forgotten here"),
             Verdict::Duplicate(_) => Ok(true),
             Verdict::New if is_refused => {
-                self.dedup.refused(message, end);
+                self.dedup.refused(producer, sequence, end);
                 Err(ErrorCode::NotEnoughReplicas)
             }
             Verdict::New => {
@@ -96,31 +92,16 @@ impl Stream {
         request: &PushRequest,
         fate: &Fate,
     ) -> PushResponse {
-        // Of each vbucket: the first message, the one before, and whether that went on.
-        let mut known: HashMap<u8, (u64, Sequence, bool)> = HashMap::new();
+        let mut firsts = HashMap::new();
         let answers = (0_u32..).zip(&request.messages).map(|(index, message)| {
-            let sequence = request.sequence + u64::from(index);
+            let id = (request.producer_id, request.sequence + u64::from(index));
             if is_too_large(message) {
                 return Outcome { first: index, count: 1, ..rejected(ErrorCode::MessageTooLarge, false) };
             }
-            let at = vbucket_of(message);
-            let before = known.get(&at).copied();
-            let first = before.map_or(sequence, |(first, ..)| first);
+            let first = *firsts.entry(vbucket_of(message)).or_insert(id.1);
             let is_oldest = request.settled_below == request.sequence;
             let settled_below = if is_oldest { first } else { request.settled_below };
-            let offer = Offer {
-                pushed: Pushed {
-                    producer: ProducerId(request.producer_id),
-                    sequence: Sequence(sequence),
-                    follows: before.map(|(_, latest, _)| latest),
-                    is_told: true,
-                },
-                is_next: before.is_some_and(|(.., is_next)| is_next),
-                settled_below: Sequence(settled_below),
-            };
-            let outcome = store_one(self, vbuckets, is_up, message, offer, fate);
-            let is_next = outcome.kind() != OutcomeKind::Rejected;
-            known.insert(at, (first, Sequence(sequence), is_next));
+            let outcome = store_one(self, vbuckets, is_up, message, (id, settled_below), fate);
             Outcome { first: index, count: 1, ..outcome }
         });
         PushResponse { outcomes: answers.collect(), positions: Vec::new() }
@@ -156,32 +137,23 @@ fn rejected(code: ErrorCode, retry: bool) -> Outcome {
     Outcome { kind: OutcomeKind::Rejected.into(), code: code.into(), retry, ..Outcome::default() }
 }
 
-/// A message as it comes in its request.
-#[derive(Clone, Copy)]
-struct Offer {
-    pushed: Pushed,
-    /// The one before went on.
-    is_next: bool,
-    settled_below: Sequence,
-}
-
 /// What the node at the other end of a stream answers to one message.
 fn store_one(
     stream: &mut Stream,
     vbuckets: &mut [VBucket],
     is_up: &[bool],
     message: &v1::Message,
-    Offer { pushed, is_next, settled_below }: Offer,
+    ((producer, sequence), settled_below): ((u64, u64), u64),
     fate: &Fate,
 ) -> Outcome {
     let at = vbucket_of(message);
     let vbucket = &mut vbuckets[usize::from(at)];
-    let hole = stream.holes.entry((pushed.producer.0, at)).or_default();
-    *hole = hole.take().and_then(|hole| hole.settled(settled_below));
+    let hole = stream.holes.entry((producer, at)).or_default();
+    *hole = hole.take().and_then(|hole| hole.settled(Sequence(settled_below)));
     let refuse = |hole: &mut Option<Hole>| {
-        hole.get_or_insert_with(|| Hole::new(pushed.sequence)).add(pushed);
+        hole.get_or_insert_with(|| Hole::new(Sequence(sequence))).add(Sequence(sequence));
     };
-    if hole.as_ref().is_some_and(|hole| !hole.admits(pushed, is_next)) {
+    if hole.as_ref().is_some_and(|hole| !hole.admits(Sequence(sequence))) {
         refuse(hole);
         return rejected(ErrorCode::OutOfSequence, true);
     }
@@ -189,7 +161,8 @@ fn store_one(
         if !is_up[vbucket.leader] {
             return Err(ErrorCode::NotLeader);
         }
-        vbucket.store(pushed, settled_below, number_of(message), is_refused)
+        let id = (ProducerId(producer), Sequence(sequence));
+        vbucket.store(id, Sequence(settled_below), number_of(message), is_refused)
     };
     let outcome = match fate {
         Fate::Fine => store(false),
@@ -204,7 +177,7 @@ fn store_one(
     };
     match outcome {
         Ok(duplicate) => {
-            *hole = hole.take().and_then(|hole| hole.behind(pushed.sequence));
+            *hole = hole.take().and_then(|hole| hole.behind(Sequence(sequence)));
             Outcome { kind: OutcomeKind::Committed.into(), duplicate, ..Outcome::default() }
         }
         Err(code) => {
