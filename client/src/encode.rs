@@ -6,13 +6,14 @@
 //!
 //! Source: <https://protobuf.dev/programming-guides/encoding/>.
 
-use broky_proto::id::{ProducerId, Sequence, Token};
+use broky_proto::id::{ProducerEpoch, ProducerId, Sequence, Token};
 use broky_proto::v1::Acks;
 
 use crate::message::{MessageRef, UID_BYTES};
 
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
+const FIXED32: u8 = 5;
 const LEN: u8 = 2;
 
 const TAG_MESSAGES: u8 = 1 << 3 | LEN;
@@ -31,10 +32,10 @@ const TAG_ACKS: u8 = 2 << 3 | VARINT;
 const TAG_PRODUCER_ID: u8 = 3 << 3 | FIXED64;
 const TAG_SEQUENCE: u8 = 4 << 3 | VARINT;
 const TAG_WANT_POSITIONS: u8 = 5 << 3 | VARINT;
-const TAG_SETTLED_BELOW: u8 = 6 << 3 | FIXED64;
+const TAG_PRODUCER_EPOCH: u8 = 6 << 3 | FIXED32;
 
 /// Most bytes [`append_options`] writes.
-pub(crate) const OPTIONS_BYTES_MAX: usize = 2 + 9 + 11 + 2 + 9;
+pub(crate) const OPTIONS_BYTES_MAX: usize = 2 + 9 + 11 + 2 + 5;
 
 /// A message whose encoded length is known.
 #[derive(Clone, Copy)]
@@ -132,7 +133,7 @@ pub(crate) struct Options {
     pub(crate) producer: ProducerId,
     pub(crate) sequence: Sequence,
     pub(crate) want_positions: bool,
-    pub(crate) settled_below: Sequence,
+    pub(crate) epoch: ProducerEpoch,
 }
 
 /// Appends fields 2 to 6 of a `PushRequest`.
@@ -154,18 +155,18 @@ pub(crate) fn append_options(out: &mut Vec<u8>, options: Options) {
     if options.want_positions {
         out.extend_from_slice(&[TAG_WANT_POSITIONS, 1]);
     }
-    // The last field, and as long as any other of its kind: a retry may tell more.
-    if options.settled_below.0 != 0 {
-        out.push(TAG_SETTLED_BELOW);
-        out.extend_from_slice(&options.settled_below.0.to_le_bytes());
+    // The last field, and as long as any other of its kind: a retry has another.
+    if options.epoch.0 != 0 {
+        out.push(TAG_PRODUCER_EPOCH);
+        out.extend_from_slice(&options.epoch.0.to_le_bytes());
     }
 }
 
-/// Replaces what a request ends with that told what is settled.
-pub(crate) fn set_settled_below(request: &mut [u8], settled_below: Sequence) {
-    debug_assert_eq!(request.iter().nth_back(8), Some(&TAG_SETTLED_BELOW), "it tells that already");
+/// Replaces the epoch that a request ends with.
+pub(crate) fn set_epoch(request: &mut [u8], epoch: ProducerEpoch) {
+    debug_assert_eq!(request.iter().nth_back(4), Some(&TAG_PRODUCER_EPOCH), "it has one already");
     if let Some(last) = request.last_chunk_mut() {
-        *last = settled_below.0.to_le_bytes();
+        *last = epoch.0.to_le_bytes();
     }
 }
 
@@ -270,7 +271,7 @@ mod tests {
             producer_id in 1..u64::MAX,
             sequence in any::<u64>(),
             want_positions in any::<bool>(),
-            (settled_below, later) in (any::<u64>(), 1..u64::MAX),
+            (producer_epoch, later) in (any::<u32>(), 1..u32::MAX),
         ) {
             let mut out = Vec::new();
             for message in &messages {
@@ -287,14 +288,14 @@ mod tests {
                 producer: ProducerId(producer_id),
                 sequence: Sequence(sequence),
                 want_positions,
-                settled_below: Sequence(settled_below),
+                epoch: ProducerEpoch(producer_epoch),
             });
             prop_assert!(out.len() - before <= OPTIONS_BYTES_MAX);
-            let mut expected = v1::PushRequest { messages, acks, producer_id, sequence, want_positions, settled_below };
+            let mut expected = v1::PushRequest { messages, acks, producer_id, sequence, want_positions, producer_epoch };
             prop_assert_eq!(&v1::PushRequest::decode(&out[..]).unwrap(), &expected);
-            if settled_below != 0 {
-                set_settled_below(&mut out, Sequence(later));
-                expected.settled_below = later;
+            if producer_epoch != 0 {
+                set_epoch(&mut out, ProducerEpoch(later));
+                expected.producer_epoch = later;
                 prop_assert_eq!(v1::PushRequest::decode(&out[..]).unwrap(), expected);
             }
         }

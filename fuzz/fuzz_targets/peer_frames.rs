@@ -64,7 +64,7 @@ fn check_forward(bytes: Bytes) {
     assert_eq!((same_part, &same.epochs), (part, &push.epochs));
     assert_eq!((same.producer, same.sequence, same.acks), (push.producer, push.sequence, push.acks));
     assert_eq!((same.want_positions, same.entries.len()), (push.want_positions, push.entries.len()));
-    assert_eq!(same.settled_below, push.settled_below);
+    assert_eq!(same.producer_epoch, push.producer_epoch);
     for (one, other) in push.entries.iter().zip(&same.entries) {
         assert_eq!((one.index, one.token, one.crc32), (other.index, other.token, other.crc32));
         assert_eq!(one.message.of(&request), other.message.of(&same_request));

@@ -44,7 +44,7 @@ pub fn encode(part: u64, request: &[u8], push: &Push) -> Bytes {
         producer_id: push.producer.0,
         sequence: push.sequence.0,
         want_positions: push.want_positions,
-        settled_below: push.settled_below.0,
+        producer_epoch: push.producer_epoch.0,
         messages: Vec::new(),
     };
     let bytes: usize = push.entries.iter().map(|entry| entry.message.len as usize + 6).sum();
@@ -112,7 +112,7 @@ mod tests {
                 sequence: 100,
                 want_positions: true,
                 acks: Acks::Leader.into(),
-                settled_below: 90,
+                producer_epoch: 90,
             };
             let request = request.encode_to_vec();
             let mut push = scan_push(&request, usize::MAX).unwrap();
@@ -129,7 +129,7 @@ mod tests {
             }
             prop_assert_eq!(&arrived.epochs, &push.epochs);
             prop_assert_eq!((arrived.producer, arrived.sequence, arrived.acks), (push.producer, push.sequence, push.acks));
-            prop_assert_eq!(arrived.settled_below, push.settled_below);
+            prop_assert_eq!(arrived.producer_epoch, push.producer_epoch);
         }
 
         #[test]

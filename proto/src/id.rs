@@ -64,6 +64,21 @@ number! {
     /// Sequence of a message within its producer. The first is 1.
     Sequence(u64)
 }
+number! {
+    /// Rises whenever a producer goes back to what it has no outcome of, or goes on by way of another node.
+    ProducerEpoch(u32)
+}
+
+/// How a message is named for deduplication.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Numbered {
+    /// Who pushed it.
+    pub producer: ProducerId,
+    /// In which of its epochs.
+    pub epoch: ProducerEpoch,
+    /// Which of its messages it is.
+    pub sequence: Sequence,
+}
 
 /// One process lifetime of one node: the only thing that can hold a copy of anything, since every crash of an in-memory
 /// node is amnesia. A node's number alone only says where a copy should be.

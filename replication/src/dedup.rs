@@ -1,10 +1,11 @@
 //! Which messages of which producers a vbucket already holds.
 //!
 //! A producer numbers its messages, sends those of a vbucket in ascending order over one stream at a time, and after a
-//! break sends everything unanswered again, in order. So a sequence above the last stored one is new, and one at or
-//! below it was stored before, or was given up and comes too late. A refused sequence is a *hole* ([`Hole`]): until it
-//! is offered again, or the producer says that it will not be ([`Dedup::settle_below`]), everything above it is refused
-//! as well, for otherwise a later message would overtake it and its retry would look like a duplicate.
+//! break sends everything unanswered again, in order, in a higher epoch. So a sequence above the last stored one is new,
+//! and one at or below it was stored before, or was given up and comes too late. Behind a refused message everything of
+//! its epoch is refused as well ([`Row`]), for otherwise a later message would overtake it and its retry would look like a
+//! duplicate. What was refused is told to no other replica: whoever hands messages on to a new leader has heard of it
+//! before.
 //!
 //! For the latest sequences the exact runs are kept: they tell where a duplicate is stored, and they catch a producer
 //! that breaks the rules (two processes under one id) where it would otherwise lose messages in silence. Sequences of
@@ -18,10 +19,10 @@
 
 use std::collections::VecDeque;
 
-use broky_proto::id::{Offset, ProducerId, Sequence};
+use broky_proto::id::{Numbered, Offset, ProducerId, Sequence};
 use rustc_hash::FxHashMap;
 
-use crate::hole::Hole;
+use crate::row::Row;
 
 /// Producers remembered per vbucket.
 pub(crate) const PRODUCERS_MAX: usize = 1024;
@@ -35,7 +36,8 @@ pub enum Verdict {
     New,
     /// Stored by an earlier attempt; where, if it is recent enough to know.
     Duplicate(Option<Offset>),
-    /// Ahead of a refused sequence, or behind the known ones without being one of them: certainly not stored.
+    /// Behind a refused message, of an epoch that is over, or below what is stored without being part of it: certainly not
+    /// stored.
     OutOfSequence,
     /// Behind all that is known of this producer, some of which may have been forgotten: stored or not, nobody can
     /// tell.
@@ -70,8 +72,6 @@ pub struct ProducerState {
     pub id: ProducerId,
     /// The highest sequence stored; zero for none.
     pub last: Sequence,
-    /// What was refused and not offered again.
-    pub hole: Option<Hole>,
     /// Latest runs, oldest first.
     pub runs: Vec<SequenceRun>,
     /// Whether older runs were dropped.
@@ -80,10 +80,10 @@ pub struct ProducerState {
     pub used: Offset,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Producer {
     last: Sequence,
-    hole: Option<Hole>,
+    row: Row,
     runs: VecDeque<SequenceRun>,
     /// Whether older runs were dropped.
     has_dropped: bool,
@@ -92,7 +92,7 @@ struct Producer {
 }
 
 /// The producers of one vbucket.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Dedup {
     producers: FxHashMap<ProducerId, Producer>,
     /// Whether a producer was ever forgotten.
@@ -103,84 +103,60 @@ impl Dedup {
     /// Whether a message is new. For `New`, call [`Dedup::stored`] or [`Dedup::refused`] next.
     #[inline]
     #[must_use]
-    pub fn check(&self, producer: ProducerId, sequence: Sequence) -> Verdict {
-        let Some(known) = self.producers.get(&producer) else { return Verdict::New };
-        if let Some(hole) = &known.hole {
-            match hole.admits(sequence) {
-                false => return Verdict::OutOfSequence,
-                true if hole.is_missing(sequence) => return Verdict::New,
-                true => {}
-            }
+    pub fn check(&self, message: Numbered) -> Verdict {
+        let Some(known) = self.producers.get(&message.producer) else { return Verdict::New };
+        if message.sequence <= known.last {
+            return known.find(message.sequence, self.has_forgotten);
         }
-        if sequence > known.last {
-            return Verdict::New;
-        }
-        known.find(sequence, self.has_forgotten)
+        if known.row.admits(message.epoch, message.sequence) { Verdict::New } else { Verdict::OutOfSequence }
     }
 
     /// Whether a message and everything behind it is certainly new: nothing of this producer was stored beyond, and
     /// nothing is held up.
     #[inline]
     #[must_use]
-    pub fn is_frontier(&self, producer: ProducerId, sequence: Sequence) -> bool {
-        self.producers.get(&producer).is_none_or(|known| known.hole.is_none() && sequence > known.last)
+    pub fn is_frontier(&self, message: Numbered) -> bool {
+        let goes_on = |known: &Producer| known.row.is_whole(message.epoch) && message.sequence > known.last;
+        self.producers.get(&message.producer).is_none_or(goes_on)
     }
 
-    /// Notes that a message was stored at `offset`, while everything below `committed` is committed.
+    /// Notes that so many messages from this one on were stored from `offset` on, while everything below `committed` is
+    /// committed.
     #[inline]
-    pub fn stored(&mut self, producer: ProducerId, sequence: Sequence, offset: Offset, committed: Offset) {
-        let known = self.entry(producer, offset);
-        known.used = offset;
-        known.last = known.last.max(sequence);
-        if let Some(hole) = known.hole.take() {
-            known.hole = hole.behind(sequence);
+    pub fn stored(&mut self, message: Numbered, count: u64, offset: Offset, committed: Offset) {
+        let run = SequenceRun { first: message.sequence, count, offset };
+        let known = self.note_run(message.producer, run, committed);
+        known.row.pass(message.epoch, known.last);
+    }
+
+    /// As [`Dedup::stored`], of what another replica has let through.
+    pub fn replicated(&mut self, producer: ProducerId, run: SequenceRun, committed: Offset) {
+        if run.count > 0 {
+            let known = self.note_run(producer, run, committed);
+            known.row.pass_unseen(known.last);
         }
+    }
+
+    #[inline]
+    fn note_run(&mut self, producer: ProducerId, run: SequenceRun, committed: Offset) -> &mut Producer {
+        let known = self.entry(producer, run.offset);
+        known.used = Offset(run.offset_end().0.saturating_sub(1));
+        known.last = known.last.max(Sequence(run.end().0.saturating_sub(1)));
         match known.runs.back_mut() {
-            Some(run) if run.end() == sequence && run.offset.plus(run.count) == offset => run.count += 1,
+            Some(newest) if newest.end() == run.first && newest.offset_end() == run.offset => newest.count += run.count,
             _ => {
                 known.drop_oldest(committed);
-                known.runs.push_back(SequenceRun { first: sequence, count: 1, offset });
+                known.runs.push_back(run);
             }
         }
+        known
     }
 
-    /// Notes that a new message was refused and may be offered again.
-    pub fn refused(&mut self, producer: ProducerId, sequence: Sequence, log_end: Offset) {
-        let known = self.entry(producer, log_end);
-        known.hole.get_or_insert_with(|| Hole::new(sequence)).add(sequence);
-    }
-
-    /// Notes that a message was refused as [`Verdict::OutOfSequence`].
-    pub fn refused_behind(&mut self, producer: ProducerId, sequence: Sequence) {
-        if let Some(known) = self.producers.get_mut(&producer)
-            && let Some(hole) = known.hole.as_mut().filter(|hole| !hole.admits(sequence))
-        {
-            hole.add(sequence);
-        }
-    }
-
-    /// Notes that nothing of a producer below some sequence will be offered again: nobody waits for it any more. It is
-    /// only asked for where somebody does.
-    pub fn settle_below(&mut self, producer: ProducerId, below: impl FnOnce() -> Sequence) {
-        if let Some(known) = self.producers.get_mut(&producer)
-            && let Some(hole) = known.hole.take()
-        {
-            known.hole = hole.settled(below());
-        }
-    }
-
-    /// Notes that a run of messages was stored, as [`Dedup::stored`] does for each.
-    pub fn stored_run(&mut self, producer: ProducerId, run: SequenceRun, committed: Offset) {
-        let Some(last) = run.count.checked_sub(1) else { return };
-        self.stored(producer, run.first, run.offset, committed);
-        if last > 0
-            && let Some(known) = self.producers.get_mut(&producer)
-            && let Some(newest) = known.runs.back_mut()
-        {
-            newest.count += last;
-            known.last = known.last.max(run.first.plus(last));
-            known.hole = known.hole.take().and_then(|hole| hole.behind(run.first.plus(last)));
-            known.used = run.offset.plus(last);
+    /// Notes that a message that is not stored was refused, and may be offered again.
+    pub fn refused(&mut self, message: Numbered, log_end: Offset) {
+        let known = self.entry(message.producer, log_end);
+        if message.sequence > known.last {
+            known.row.refuse(message.epoch, message.sequence);
         }
     }
 
@@ -197,7 +173,6 @@ impl Dedup {
         let state = |(id, known): (&ProducerId, &Producer)| ProducerState {
             id: *id,
             last: known.last,
-            hole: known.hole.clone(),
             runs: known.runs.iter().copied().collect(),
             has_dropped: known.has_dropped,
             used: known.used,
@@ -215,26 +190,15 @@ impl Dedup {
 
     /// Takes over what another replica knows, in place of what is known here. More than [`PRODUCERS_MAX`] producers are
     /// cut to the latest.
-    ///
-    /// What was refused here and is not behind what the other has stored stays refused: should this replica lead again,
-    /// messages may be on their way to it that were sent before their producer heard of the refusal.
     pub fn restore(&mut self, mut states: Vec<ProducerState>, has_forgotten: bool) {
         self.has_forgotten = has_forgotten || states.len() > PRODUCERS_MAX;
         states.sort_unstable_by_key(|known| std::cmp::Reverse((known.used, known.id)));
         states.truncate(PRODUCERS_MAX);
         let producer = |known: ProducerState| {
-            let ProducerState { id, last, hole, runs, has_dropped, used } = known;
-            (id, Producer { last, hole, runs: runs.into(), has_dropped, used })
+            let ProducerState { id, last, runs, has_dropped, used } = known;
+            (id, Producer { last, row: Row::default(), runs: runs.into(), has_dropped, used })
         };
-        let before = std::mem::replace(&mut self.producers, states.into_iter().map(producer).collect());
-        // Holes are few, and only their owners' entries are touched, so the map's order does not matter.
-        for (id, hole) in before.into_iter().filter_map(|(id, known)| Some((id, known.hole?))) {
-            if let Some(known) = self.producers.get_mut(&id)
-                && let Some(hole) = hole.behind(known.last)
-            {
-                known.hole = known.hole.take().map_or(Some(hole.clone()), |other| Some(other.joined(&hole)));
-            }
-        }
+        self.producers = states.into_iter().map(producer).collect();
     }
 
     /// Producers remembered.
@@ -265,7 +229,7 @@ impl Dedup {
         }
         self.producers.entry(producer).or_insert_with(|| Producer {
             last: Sequence(0),
-            hole: None,
+            row: Row::default(),
             runs: VecDeque::with_capacity(1),
             has_dropped: false,
             used: now,
@@ -323,17 +287,32 @@ impl Producer {
 
 #[cfg(test)]
 mod tests {
+    use broky_proto::id::ProducerEpoch;
+
     use super::*;
 
     const P: ProducerId = ProducerId(1);
     /// Everything is committed.
     const ALL: Offset = Offset(u64::MAX);
 
+    fn message(sequence: u64) -> Numbered {
+        Numbered { producer: P, epoch: ProducerEpoch(1), sequence: Sequence(sequence) }
+    }
+
+    /// The same in the epoch that follows.
+    fn again(sequence: u64) -> Numbered {
+        Numbered { epoch: ProducerEpoch(2), ..message(sequence) }
+    }
+
+    fn of(producer: u64, sequence: u64) -> Numbered {
+        Numbered { producer: ProducerId(producer), ..message(sequence) }
+    }
+
     fn with(sequences: &[u64]) -> Dedup {
         let mut dedup = Dedup::default();
         for (offset, sequence) in sequences.iter().enumerate() {
-            assert_eq!(dedup.check(P, Sequence(*sequence)), Verdict::New);
-            dedup.stored(P, Sequence(*sequence), Offset(offset as u64), ALL);
+            assert_eq!(dedup.check(message(*sequence)), Verdict::New);
+            dedup.stored(message(*sequence), 1, Offset(offset as u64), ALL);
         }
         dedup
     }
@@ -341,53 +320,57 @@ mod tests {
     #[test]
     fn retry_is_a_duplicate_at_its_offset() {
         let dedup = with(&[1, 2, 3, 7, 8]);
-        assert_eq!(dedup.check(P, Sequence(2)), Verdict::Duplicate(Some(Offset(1))));
-        assert_eq!(dedup.check(P, Sequence(8)), Verdict::Duplicate(Some(Offset(4))));
-        assert_eq!(dedup.check(P, Sequence(9)), Verdict::New);
+        assert_eq!(dedup.check(message(2)), Verdict::Duplicate(Some(Offset(1))));
+        assert_eq!(dedup.check(message(8)), Verdict::Duplicate(Some(Offset(4))));
+        assert_eq!(dedup.check(message(9)), Verdict::New);
     }
 
     #[test]
     fn sequence_between_known_runs_was_never_stored() {
-        assert_eq!(with(&[1, 2, 7]).check(P, Sequence(5)), Verdict::OutOfSequence);
+        assert_eq!(with(&[1, 2, 7]).check(message(5)), Verdict::OutOfSequence);
     }
 
     #[test]
     fn sequence_older_than_the_known_runs_is_a_duplicate_of_unknown_place() {
         let sequences: Vec<u64> = (1..=20).map(|n| n * 2).collect();
-        assert_eq!(with(&sequences).check(P, Sequence(2)), Verdict::Duplicate(None));
+        assert_eq!(with(&sequences).check(message(2)), Verdict::Duplicate(None));
     }
 
     #[test]
     fn nothing_overtakes_a_refused_message() {
         let mut dedup = with(&[1, 2]);
-        dedup.refused(P, Sequence(4), Offset(2));
-        assert_eq!(dedup.check(P, Sequence(5)), Verdict::OutOfSequence);
-        assert_eq!(dedup.check(P, Sequence(4)), Verdict::New);
-        dedup.stored(P, Sequence(4), Offset(2), ALL);
-        assert_eq!(dedup.check(P, Sequence(5)), Verdict::New);
+        dedup.refused(message(4), Offset(2));
+        assert_eq!(dedup.check(message(5)), Verdict::OutOfSequence);
+        assert_eq!(dedup.check(message(4)), Verdict::New);
+        dedup.stored(message(4), 1, Offset(2), ALL);
+        assert_eq!(dedup.check(message(5)), Verdict::New);
     }
 
     #[test]
-    fn nobody_waits_for_what_will_not_come_again() {
+    fn nobody_waits_for_what_was_given_up_and_it_comes_too_late() {
         let mut dedup = with(&[1, 2]);
-        dedup.refused(P, Sequence(4), Offset(2));
-        dedup.refused_behind(P, Sequence(6));
-        dedup.settle_below(P, || Sequence(0));
-        dedup.settle_below(P, || Sequence(4));
-        assert_eq!(dedup.check(P, Sequence(6)), Verdict::OutOfSequence);
-        dedup.settle_below(P, || Sequence(5));
-        assert_eq!(dedup.check(P, Sequence(7)), Verdict::OutOfSequence, "the other one comes again");
-        assert_eq!(dedup.check(P, Sequence(6)), Verdict::New);
-        dedup.stored(P, Sequence(6), Offset(2), ALL);
-        assert_eq!(dedup.check(P, Sequence(4)), Verdict::OutOfSequence, "it came all the same, and too late");
-        assert_eq!(dedup.check(P, Sequence(7)), Verdict::New);
+        dedup.refused(message(4), Offset(2));
+        assert_eq!(dedup.check(message(6)), Verdict::OutOfSequence);
+        assert_eq!(dedup.check(again(6)), Verdict::New);
+        dedup.stored(again(6), 1, Offset(2), ALL);
+        assert_eq!(dedup.check(message(4)), Verdict::OutOfSequence);
+        assert_eq!(dedup.check(message(7)), Verdict::OutOfSequence, "of an epoch that is over");
+        assert_eq!(dedup.check(again(7)), Verdict::New);
+    }
+
+    #[test]
+    fn what_is_stored_is_a_duplicate_in_whatever_epoch_it_comes() {
+        let mut dedup = with(&[1, 2]);
+        dedup.stored(again(3), 1, Offset(2), ALL);
+        assert_eq!(dedup.check(message(3)), Verdict::Duplicate(Some(Offset(2))));
+        assert_eq!(dedup.check(again(1)), Verdict::Duplicate(Some(Offset(0))));
     }
 
     #[test]
     fn first_refusal_of_an_unknown_producer_is_remembered() {
         let mut dedup = Dedup::default();
-        dedup.refused(P, Sequence(1), Offset(0));
-        assert_eq!(dedup.check(P, Sequence(2)), Verdict::OutOfSequence);
+        dedup.refused(message(1), Offset(0));
+        assert_eq!(dedup.check(message(2)), Verdict::OutOfSequence);
     }
 
     #[test]
@@ -395,22 +378,22 @@ mod tests {
         let mut dedup = Dedup::default();
         let max = PRODUCERS_MAX as u64;
         for n in 0..=max {
-            dedup.stored(ProducerId(n + 1), Sequence(1), Offset(n), ALL);
+            dedup.stored(of(n + 1, 1), 1, Offset(n), ALL);
         }
         assert_eq!(dedup.len(), PRODUCERS_MAX);
-        assert_eq!(dedup.check(ProducerId(1), Sequence(1)), Verdict::New);
-        assert_eq!(dedup.check(ProducerId(2), Sequence(1)), Verdict::Duplicate(Some(Offset(1))));
+        assert_eq!(dedup.check(of(1, 1)), Verdict::New);
+        assert_eq!(dedup.check(of(2, 1)), Verdict::Duplicate(Some(Offset(1))));
     }
 
     #[test]
     fn truncated_messages_are_new_again() {
         let mut dedup = with(&[1, 2, 3, 7, 8]);
         dedup.truncate(Offset(4));
-        assert_eq!(dedup.check(P, Sequence(7)), Verdict::Duplicate(Some(Offset(3))));
-        assert_eq!(dedup.check(P, Sequence(8)), Verdict::New);
+        assert_eq!(dedup.check(message(7)), Verdict::Duplicate(Some(Offset(3))));
+        assert_eq!(dedup.check(message(8)), Verdict::New);
         dedup.truncate(Offset(2));
-        assert_eq!(dedup.check(P, Sequence(3)), Verdict::New);
-        assert_eq!(dedup.check(P, Sequence(2)), Verdict::Duplicate(Some(Offset(1))));
+        assert_eq!(dedup.check(message(3)), Verdict::New);
+        assert_eq!(dedup.check(message(2)), Verdict::Duplicate(Some(Offset(1))));
         dedup.truncate(Offset(0));
         assert!(dedup.is_empty());
     }
@@ -419,68 +402,67 @@ mod tests {
     fn committed_messages_outlive_a_truncation_of_many_runs() {
         let mut dedup = Dedup::default();
         for n in 0..40 {
-            dedup.stored(P, Sequence(2 + 2 * n), Offset(n), Offset(10));
+            dedup.stored(message(2 + 2 * n), 1, Offset(n), Offset(10));
         }
         dedup.truncate(Offset(10));
-        assert_eq!(dedup.check(P, Sequence(20)), Verdict::Duplicate(Some(Offset(9))));
-        assert_eq!(dedup.check(P, Sequence(2)), Verdict::Duplicate(None));
-        assert_eq!(dedup.check(P, Sequence(22)), Verdict::New);
+        assert_eq!(dedup.check(message(20)), Verdict::Duplicate(Some(Offset(9))));
+        assert_eq!(dedup.check(message(2)), Verdict::Duplicate(None));
+        assert_eq!(dedup.check(message(22)), Verdict::New);
     }
 
     #[test]
     fn run_is_as_good_as_its_messages() {
         let mut dedup = with(&[1, 2]);
-        dedup.stored_run(P, SequenceRun { first: Sequence(3), count: 3, offset: Offset(2) }, ALL);
-        dedup.stored_run(P, SequenceRun { first: Sequence(9), count: 1, offset: Offset(5) }, ALL);
+        dedup.stored(message(3), 3, Offset(2), ALL);
+        dedup.replicated(P, SequenceRun { first: Sequence(9), count: 1, offset: Offset(5) }, ALL);
         assert_eq!(dedup.snapshot(), with(&[1, 2, 3, 4, 5, 9]).snapshot());
     }
 
     #[test]
     fn frontier_is_where_nothing_was_stored_beyond_and_nothing_is_held_up() {
         let mut dedup = with(&[1, 2, 7]);
-        assert!(dedup.is_frontier(ProducerId(2), Sequence(1)), "an unknown producer");
-        assert!(!dedup.is_frontier(P, Sequence(7)));
-        assert!(dedup.is_frontier(P, Sequence(8)));
-        dedup.refused(P, Sequence(9), Offset(3));
-        assert!(!dedup.is_frontier(P, Sequence(9)), "what was refused waits");
+        assert!(dedup.is_frontier(of(2, 1)), "an unknown producer");
+        assert!(!dedup.is_frontier(message(7)));
+        assert!(dedup.is_frontier(message(8)));
+        dedup.refused(message(9), Offset(3));
+        assert!(!dedup.is_frontier(message(9)), "what was refused waits");
     }
 
     #[test]
-    fn snapshot_restores_everything() {
+    fn snapshot_restores_everything_but_what_was_refused() {
         let mut dedup = with(&[1, 2, 3, 7, 8]);
-        dedup.refused(P, Sequence(9), Offset(5));
-        dedup.stored(ProducerId(2), Sequence(4), Offset(5), ALL);
+        dedup.refused(message(9), Offset(5));
+        dedup.stored(of(2, 4), 1, Offset(5), ALL);
         let mut other = with(&[1]);
         other.restore(dedup.snapshot(), dedup.has_forgotten());
         assert_eq!(other.snapshot(), dedup.snapshot());
-        assert_eq!(other.check(P, Sequence(10)), Verdict::OutOfSequence);
+        assert_eq!(other.check(message(10)), Verdict::New);
     }
 
     #[test]
-    fn what_was_refused_here_stays_refused_until_it_is_stored() {
+    fn what_was_refused_here_and_stored_by_another_is_not_waited_for() {
         let mut dedup = with(&[1, 2]);
-        dedup.refused(P, Sequence(3), Offset(2));
-        dedup.restore(with(&[1, 2]).snapshot(), false);
-        assert_eq!(dedup.check(P, Sequence(4)), Verdict::OutOfSequence);
-        dedup.restore(with(&[1, 2, 3]).snapshot(), false);
-        assert_eq!(dedup.check(P, Sequence(4)), Verdict::New);
+        dedup.refused(message(3), Offset(2));
+        assert_eq!(dedup.check(message(4)), Verdict::OutOfSequence);
+        dedup.replicated(P, SequenceRun { first: Sequence(3), count: 1, offset: Offset(2) }, ALL);
+        assert_eq!(dedup.check(message(4)), Verdict::New);
     }
 
     #[test]
     fn sequence_below_all_that_were_ever_seen_was_never_stored() {
         let dedup = with(&[7]);
-        assert_eq!(dedup.check(P, Sequence(3)), Verdict::OutOfSequence);
+        assert_eq!(dedup.check(message(3)), Verdict::OutOfSequence);
     }
 
     #[test]
     fn nothing_is_claimed_of_what_was_forgotten() {
         let mut dedup = with(&[4]);
-        dedup.refused(P, Sequence(5), Offset(1));
+        dedup.refused(message(5), Offset(1));
         assert!(dedup.forget_oldest());
-        assert_eq!(dedup.check(P, Sequence(6)), Verdict::New);
-        dedup.stored(P, Sequence(6), Offset(1), ALL);
-        assert_eq!(dedup.check(P, Sequence(5)), Verdict::Forgotten, "it was refused");
-        assert_eq!(dedup.check(P, Sequence(4)), Verdict::Forgotten, "it was stored");
+        assert_eq!(dedup.check(message(6)), Verdict::New);
+        dedup.stored(message(6), 1, Offset(1), ALL);
+        assert_eq!(dedup.check(message(5)), Verdict::Forgotten, "it was refused");
+        assert_eq!(dedup.check(message(4)), Verdict::Forgotten, "it was stored");
         assert!(dedup.forget_oldest());
         assert!(!dedup.forget_oldest());
     }

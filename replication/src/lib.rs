@@ -8,15 +8,15 @@
 mod dedup;
 mod epoch;
 mod follower;
-mod hole;
 mod leader;
 mod log;
 mod replica;
+mod row;
 
 pub use dedup::{Dedup, ProducerState, SequenceRun, Verdict};
 pub use epoch::EpochHistory;
 pub use follower::{AcceptError, AttachError, Attachment, Following, LogSummary};
-pub use hole::{Hole, Range};
 pub use leader::{Isr, Leader, Proposal};
 pub use log::Log;
 pub use replica::{Append, Replica, Role};
+pub use row::Row;

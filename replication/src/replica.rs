@@ -1,6 +1,6 @@
 //! One replica of one vbucket: its log, its role, its producers.
 
-use broky_proto::id::{Epoch, Lineage, Member, Offset, ProducerId, Sequence};
+use broky_proto::id::{Epoch, Lineage, Member, Numbered, Offset, ProducerId};
 
 use crate::dedup::{Dedup, ProducerState, SequenceRun, Verdict};
 use crate::epoch::EpochHistory;
@@ -200,7 +200,7 @@ impl Replica {
 
     /// Notes on a follower that a producer's messages are among those accepted.
     pub fn note_producer(&mut self, producer: ProducerId, run: SequenceRun) {
-        self.dedup.stored_run(producer, run, self.log.high_watermark());
+        self.dedup.replicated(producer, run, self.log.high_watermark());
     }
 
     /// Takes over what the leader knows of producers.
@@ -225,30 +225,30 @@ impl Replica {
         }
     }
 
-    /// Offers a message. `producer` is `None` when it is not to be deduplicated.
+    /// Offers a message. It has no name when it is not to be deduplicated.
     #[inline]
-    pub fn append(&mut self, producer: Option<(ProducerId, Sequence)>) -> Append {
+    pub fn append(&mut self, message: Option<Numbered>) -> Append {
         let Role::Leader(leader) = &self.role else { return Append::NotLeader };
-        if let Some((id, sequence)) = producer {
-            match self.dedup.check(id, sequence) {
+        if let Some(message) = message {
+            match self.dedup.check(message) {
                 Verdict::New => {}
                 Verdict::Duplicate(offset) => return Append::Duplicate(offset),
                 Verdict::OutOfSequence => {
-                    self.dedup.refused_behind(id, sequence);
+                    self.dedup.refused(message, self.log.end());
                     return Append::OutOfSequence;
                 }
                 Verdict::Forgotten => return Append::Forgotten,
             }
         }
         if leader.is_frozen() || !leader.has_offsets(self.log.end()) {
-            if let Some((id, sequence)) = producer {
-                self.dedup.refused(id, sequence, self.log.end());
+            if let Some(message) = message {
+                self.dedup.refused(message, self.log.end());
             }
             return Append::NotEnoughReplicas;
         }
         let offset = self.log.extend(1);
-        if let Some((id, sequence)) = producer {
-            self.dedup.stored(id, sequence, offset, self.log.high_watermark());
+        if let Some(message) = message {
+            self.dedup.stored(message, 1, offset, self.log.high_watermark());
         }
         Append::Stored(offset)
     }
@@ -256,34 +256,25 @@ impl Replica {
     /// Offers messages whose sequences follow one another. Returns the offset of the first if all are stored; otherwise
     /// nothing has happened, and [`Replica::append`] tells what is to become of each.
     #[inline]
-    pub fn append_run(&mut self, producer: Option<(ProducerId, Sequence)>, count: u64) -> Option<Offset> {
+    pub fn append_run(&mut self, first: Option<Numbered>, count: u64) -> Option<Offset> {
         let Role::Leader(leader) = &self.role else { return None };
         let last = self.log.end().plus(count.checked_sub(1)?);
         if leader.is_frozen() || !leader.has_offsets(last) {
             return None;
         }
-        if let Some((id, first)) = producer {
-            if !self.dedup.is_frontier(id, first) {
+        if let Some(first) = first {
+            if !self.dedup.is_frontier(first) {
                 return None;
             }
-            let run = SequenceRun { first, count, offset: self.log.end() };
-            self.dedup.stored_run(id, run, self.log.high_watermark());
+            self.dedup.stored(first, count, self.log.end(), self.log.high_watermark());
         }
         Some(self.log.extend(count))
     }
 
-    /// Notes that nothing of a producer below some sequence will be offered again: what follows has not to wait for it.
-    pub fn settle_below(&mut self, id: ProducerId, below: impl FnOnce() -> Sequence) {
-        if matches!(self.role, Role::Leader(_)) {
-            self.dedup.settle_below(id, below);
-        }
-    }
-
     /// Notes that a message was refused before it was offered, and may be pushed again: what follows it has to wait.
-    pub fn refuse(&mut self, (id, sequence): (ProducerId, Sequence)) {
-        match self.dedup.check(id, sequence) {
-            Verdict::New => self.dedup.refused(id, sequence, self.log.end()),
-            Verdict::OutOfSequence => self.dedup.refused_behind(id, sequence),
+    pub fn refuse(&mut self, message: Numbered) {
+        match self.dedup.check(message) {
+            Verdict::New | Verdict::OutOfSequence => self.dedup.refused(message, self.log.end()),
             Verdict::Duplicate(_) | Verdict::Forgotten => {}
         }
     }

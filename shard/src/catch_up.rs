@@ -18,7 +18,7 @@ use broky_proto::frame::PREFIX_LEN;
 use broky_proto::id::{Epoch, Offset, VBucketId};
 use broky_proto::replicate::{ReplicatedRun, encode_block, encode_to_follower};
 use broky_proto::time::Timestamp;
-use broky_replication::{Attachment, Hole, Replica};
+use broky_replication::{Attachment, Replica};
 use prost::Message as _;
 
 use crate::block::{PartBuilder, StoredMessage, add_origin, origins_of, stored_of};
@@ -301,14 +301,9 @@ fn send(session: &mut Session, id: SessionId, now: Timestamp, chunk: Chunk, out:
 }
 
 fn producer_state(known: broky_replication::ProducerState) -> ProducerState {
-    let (missing, rest) = known.hole.as_ref().map(Hole::parts).unwrap_or_default();
     ProducerState {
         id: known.id.0,
         last: known.last.0,
-        missing: missing.iter().map(|sequence| sequence.0).collect(),
-        rest_first: rest.map(|rest| rest.first.0),
-        is_rest_first_missing: rest.is_some_and(|rest| rest.is_first_missing),
-        rest_last: rest.map_or(0, |rest| rest.last.0),
         used: known.used.0,
         run_firsts: known.runs.iter().map(|run| run.first.0).collect(),
         run_counts: known.runs.iter().map(|run| run.count).collect(),

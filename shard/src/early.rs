@@ -7,18 +7,18 @@
 
 use std::collections::BTreeMap;
 
-use broky_proto::id::{Epoch, ProducerId, Sequence, VBucketId};
+use broky_proto::id::{Epoch, Numbered, VBucketId};
 
 /// Messages remembered of one vbucket: those that came first. What came behind them waits for them anyway.
 const MESSAGES_MAX: usize = 1 << 10;
 
 /// Refused messages of the newest epoch that is known from them only, per vbucket.
 #[derive(Debug, Default)]
-pub(crate) struct Early(BTreeMap<VBucketId, (Epoch, Vec<(ProducerId, Sequence)>)>);
+pub(crate) struct Early(BTreeMap<VBucketId, (Epoch, Vec<Numbered>)>);
 
 impl Early {
     /// Notes that a message for an epoch that is still to come was refused.
-    pub(crate) fn note(&mut self, vbucket: VBucketId, epoch: Epoch, message: (ProducerId, Sequence)) {
+    pub(crate) fn note(&mut self, vbucket: VBucketId, epoch: Epoch, message: Numbered) {
         let (newest, messages) = self.0.entry(vbucket).or_default();
         if epoch > *newest {
             (*newest, *messages) = (epoch, Vec::new());
@@ -29,7 +29,7 @@ impl Early {
     }
 
     /// What was refused for this epoch, which is known by now. What was for earlier ones is forgotten.
-    pub(crate) fn take(&mut self, vbucket: VBucketId, epoch: Epoch) -> Vec<(ProducerId, Sequence)> {
+    pub(crate) fn take(&mut self, vbucket: VBucketId, epoch: Epoch) -> Vec<Numbered> {
         match self.0.get(&vbucket) {
             Some((known, _)) if *known <= epoch => {}
             Some(_) | None => return Vec::new(),
@@ -41,12 +41,15 @@ impl Early {
 
 #[cfg(test)]
 mod tests {
+    use broky_proto::id::{ProducerEpoch, ProducerId, Sequence};
+
     use super::*;
 
     #[test]
     fn refused_messages_are_remembered_for_the_newest_epoch_until_it_is_known() {
         let (mut early, vbucket) = (Early::default(), VBucketId(3));
-        let message = |sequence| (ProducerId(1), Sequence(sequence));
+        let message =
+            |sequence| Numbered { producer: ProducerId(1), epoch: ProducerEpoch(1), sequence: Sequence(sequence) };
         early.note(vbucket, Epoch(5), message(1));
         early.note(vbucket, Epoch(7), message(2));
         early.note(vbucket, Epoch(5), message(3));

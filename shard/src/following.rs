@@ -21,7 +21,7 @@ use broky_proto::id::{Epoch, Lineage, MapVersion, Member, Offset, ProducerId, Se
 use broky_proto::replicate::{PeerError, ReplicatedOrigin, ReplicatedRun, encode_to_leader, vbucket as vbucket_of};
 use broky_proto::time::Timestamp;
 use broky_proto::wire::{Fields, stored_messages};
-use broky_replication::{AttachError, Attachment, Hole, ProducerState, Range, Role, SequenceRun};
+use broky_replication::{AttachError, Attachment, ProducerState, Role, SequenceRun};
 use thiserror::Error;
 
 use crate::block::{Part, origins_of, part_of};
@@ -480,15 +480,9 @@ fn producer_state(known: broky_proto::data_v1::ProducerState) -> Result<Producer
         count: *count,
         offset: Offset(*offset),
     };
-    let rest = known.rest_first.map(|first| Range {
-        first: Sequence(first),
-        is_first_missing: known.is_rest_first_missing,
-        last: Sequence(known.rest_last),
-    });
     Ok(ProducerState {
         id: ProducerId(known.id),
         last: Sequence(known.last),
-        hole: Hole::from_parts(known.missing.into_iter().map(Sequence), rest),
         runs: runs.map(run).collect(),
         has_dropped: known.has_dropped,
         used: Offset(known.used),

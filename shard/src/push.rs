@@ -103,23 +103,9 @@ impl Shard {
             }
             let (next, later) = run.split_at(fitting.max(1));
             if !self.store_run(storing, next, vbucket, set) {
-                self.settle_below(storing.push, vbucket);
                 next.iter().for_each(|entry| self.store(storing, entry, vbucket, set));
             }
             run = later;
-        }
-    }
-
-    /// Takes note of what the producer of a request will not push again into a vbucket.
-    fn settle_below(&mut self, push: &Push, vbucket: VBucketId) {
-        let vbuckets = self.config.vbuckets;
-        if let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0))
-            && push.producer.0 != 0
-        {
-            replica.settle_below(push.producer, || {
-                let first = push.entries.iter().find(|entry| vbuckets.vbucket_of(entry.token) == vbucket);
-                push.settled_before(first.map_or(0, |entry| entry.index))
-            });
         }
     }
 
@@ -254,10 +240,9 @@ impl Shard {
                 continue;
             }
             if let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0))
-                && push.producer.0 != 0
+                && let Some(message) = push.message_of(entry.index)
             {
-                let sequence = push.sequence.plus(u64::from(entry.index));
-                replica.refuse((push.producer, sequence));
+                replica.refuse(message);
             }
             self.stats.rejected_messages += 1;
             let kind = ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason: reason.to_string() };

@@ -11,10 +11,9 @@
 //! target refuses what was sent for another epoch: else one that has led, does not, and leads again would refuse an
 //! earlier message and take a later one.
 //!
-//! For the same reason a message that was not committed leaves a *hole*: what the same producer pushes behind it into
-//! the same vbucket is refused here until that message comes again or is said to be settled, and so is what had come in
-//! between and is still on its way. A leader does the same with what it refused itself, but a new one does not know of
-//! it.
+//! For the same reason a message that was not committed breaks its producer's *row* in its vbucket ([`crate::rows`]):
+//! what comes behind it is refused here until that message comes again or the producer's epoch has risen. A leader does the
+//! same with what it refused itself, but a new one does not know of it.
 //!
 //! Messages without a producer are not sent twice: where nobody knows whether they were stored, that is their outcome.
 
@@ -22,19 +21,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use broky_proto::id::{Epoch, Member, ProducerId, Sequence, VBucketCount, VBucketId};
+use broky_proto::id::{Epoch, Member, ProducerId, VBucketCount, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_proto::v1::ErrorCode;
 use broky_proto::wire::{Entry, Push};
 use broky_replication::Append;
 use broky_ring::map::ClusterMap;
 use bytes::Bytes;
-use rustc_hash::FxHashSet;
 
 use crate::config::ShardId;
 use crate::groups::Groups;
-use crate::holes::Holes;
 use crate::outcome::{Exception, ExceptionKind, PartOutcome, exception};
+use crate::rows::Rows;
 
 /// Time a message has to find its leader, if it comes again when that is told. Whoever pushed it goes elsewhere after 3
 /// s without an answer, and the attempt that is under way then may take another second.
@@ -121,7 +119,7 @@ pub struct Router {
     lanes: Vec<Lane>,
     unanswered: BTreeMap<PartId, (Target, Batch)>,
     waiting: VecDeque<Batch>,
-    holes: Holes,
+    rows: Rows,
     arrivals: u64,
     resend_at: Timestamp,
     next: u64,
@@ -139,7 +137,7 @@ impl Router {
             lanes: vec![Lane::default(); vbuckets.len()],
             unanswered: BTreeMap::new(),
             waiting: VecDeque::new(),
-            holes: Holes::default(),
+            rows: Rows::default(),
             arrivals: 0,
             resend_at: Timestamp::default(),
             next: 0,
@@ -161,15 +159,11 @@ impl Router {
 
     /// Routes a scanned request, which the caller calls `request`.
     pub fn push(&mut self, now: Timestamp, request: u64, bytes: Bytes, push: Push, out: &mut Routed) {
-        if self.unanswered.is_empty() && self.waiting.is_empty() {
-            // Nothing is on its way that a fence could be for.
-            self.holes.drop_fences();
-        }
         self.arrivals += 1;
         let deadline = now.plus(if push.producer == ProducerId(0) { DEADLINE_ALONE } else { DEADLINE });
         let (arrival, push) = (self.arrivals, Arc::new(push));
         let batch = Batch { request, arrival, bytes, push, deadline, is_in_doubt: false };
-        let batch = self.refuse_behind_holes(batch, out);
+        let batch = self.refuse_behind_gaps(batch, out);
         let rest = self.dispatch(batch, out, |router, vbucket| {
             let lane = router.lane(vbucket);
             match lane.pinned {
@@ -193,7 +187,7 @@ impl Router {
         let (arrival, push) = (self.arrivals, Arc::new(push));
         let (deadline, is_in_doubt) = (Timestamp::default(), false);
         let batch = Batch { request, arrival, bytes: Bytes::new(), push, deadline, is_in_doubt };
-        self.note_holes(&batch, &exceptions);
+        self.note_gaps(&batch, &exceptions);
         let outcome = PartOutcome { messages: len(&batch), exceptions, positions: Vec::new() };
         out.told.push(Told { request, outcome });
     }
@@ -216,8 +210,8 @@ impl Router {
         }
         let messages = len(&batch) - u32::try_from(entries.len()).unwrap_or_default();
         if messages > 0 {
-            self.close_holes(&batch, &misdirected, &rest);
-            self.note_holes(&batch, &rest);
+            self.note_committed(&batch, &misdirected, &rest);
+            self.note_gaps(&batch, &rest);
             let outcome = PartOutcome { messages, exceptions: rest, positions: outcome.positions };
             out.told.push(Told { request: batch.request, outcome });
         }
@@ -225,13 +219,7 @@ impl Router {
             return;
         }
         self.resend_at = self.resend_at.max(now.plus(PAUSE));
-        let mut again = with_entries(&batch, entries, Vec::new());
-        if messages > 0 {
-            // Something before what is left may have to come again: this is not all of the oldest request any more.
-            let push = Arc::make_mut(&mut again.push);
-            push.settled_below = push.settled_below.min(Sequence(push.sequence.0.saturating_sub(1)));
-        }
-        self.wait(again);
+        self.wait(with_entries(&batch, entries, Vec::new()));
         self.handle_timeout(now, out);
     }
 
@@ -267,12 +255,12 @@ impl Router {
             self.no_longer_waiting(&batch);
             if now >= batch.deadline {
                 let told = end(&batch, batch.is_in_doubt, "no leader took the message in time");
-                self.note_holes(&batch, &told.outcome.exceptions);
+                self.note_gaps(&batch, &told.outcome.exceptions);
                 out.told.push(told);
                 continue;
             }
             // What was refused since, elsewhere, goes first.
-            let batch = self.refuse_behind_holes(batch, out);
+            let batch = self.refuse_behind_gaps(batch, out);
             let rest = self.dispatch(batch, out, |router, vbucket| {
                 let at = usize::from(vbucket.0);
                 let (is_held, has_begun) = (held.get(at) == Some(&true), begun.get(at) == Some(&true));
@@ -313,21 +301,15 @@ impl Router {
     }
 
     /// Takes out of a batch what lies behind a message that was not committed.
-    fn refuse_behind_holes(&mut self, batch: Batch, out: &mut Routed) -> Batch {
-        if self.holes.is_empty() || batch.push.producer.0 == 0 {
-            return batch;
-        }
+    fn refuse_behind_gaps(&mut self, batch: Batch, out: &mut Routed) -> Batch {
+        let vbuckets = self.vbuckets;
+        let Some(rows) = self.rows.of(batch.push.producer) else { return batch };
         let mut exceptions = Vec::new();
         let mut entries = batch.push.entries.clone();
-        let (vbuckets, holes) = (self.vbuckets, &mut self.holes);
-        let mut begun = FxHashSet::default();
         entries.retain(|entry| {
-            let place = (batch.push.producer, vbuckets.vbucket_of(entry.token));
-            let sequence = batch.push.sequence.plus(u64::from(entry.index));
-            if begun.insert(place.1) {
-                holes.settle_below(place, batch.push.settled_before(entry.index));
-            }
-            let is_admitted = holes.admit(place, sequence, batch.arrival);
+            let message = batch.push.message_of(entry.index);
+            let is_admitted =
+                message.is_none_or(|message| rows.admit(vbuckets.vbucket_of(entry.token), message, batch.arrival));
             if !is_admitted {
                 exceptions.extend(exception(entry.index, Append::OutOfSequence));
             }
@@ -340,7 +322,7 @@ impl Router {
             exceptions.iter_mut().for_each(doubt);
         }
         // What is refused for a fence has to come again as well, before anything behind it.
-        self.note_holes(&batch, &exceptions);
+        self.note_gaps(&batch, &exceptions);
         let messages = u32::try_from(exceptions.len()).unwrap_or(u32::MAX);
         let outcome = PartOutcome { messages, exceptions, positions: Vec::new() };
         out.told.push(Told { request: batch.request, outcome });
@@ -348,10 +330,7 @@ impl Router {
     }
 
     /// Notes which messages of a batch were not committed and may come again.
-    fn note_holes(&mut self, batch: &Batch, exceptions: &[Exception]) {
-        if batch.push.producer.0 == 0 {
-            return;
-        }
+    fn note_gaps(&mut self, batch: &Batch, exceptions: &[Exception]) {
         let mut entries = batch.push.entries.iter();
         for Exception { index, kind } in exceptions {
             let may_come_again = match kind {
@@ -359,24 +338,23 @@ impl Router {
                 ExceptionKind::Rejected { code, .. } | ExceptionKind::Unknown { code, .. } => code.is_retryable(),
             };
             let Some(entry) = entries.find(|entry| entry.index == *index).filter(|_| may_come_again) else { continue };
-            let sequence = batch.push.sequence.plus(u64::from(*index));
-            let place = (batch.push.producer, self.vbuckets.vbucket_of(entry.token));
-            self.holes.add(place, sequence);
+            if let Some(message) = batch.push.message_of(*index) {
+                self.rows.break_at(self.vbuckets.vbucket_of(entry.token), message, batch.arrival);
+            }
         }
     }
 
-    /// Closes the holes that are committed now: what was refused before had been pushed again by then.
-    fn close_holes(&mut self, batch: &Batch, misdirected: &[Exception], rest: &[Exception]) {
-        if self.holes.is_empty() || batch.push.producer.0 == 0 {
-            return;
-        }
+    /// Notes which messages of a batch are committed: should they have been refused before, nobody waits for them.
+    fn note_committed(&mut self, batch: &Batch, misdirected: &[Exception], rest: &[Exception]) {
+        let Some(rows) = self.rows.of(batch.push.producer) else { return };
         let is_told = |exception: &&Exception| !matches!(exception.kind, ExceptionKind::Duplicate);
         let mut left_out: Vec<u32> =
             misdirected.iter().chain(rest.iter().filter(is_told)).map(|one| one.index).collect();
         left_out.sort_unstable();
         for entry in batch.push.entries.iter().filter(|entry| left_out.binary_search(&entry.index).is_err()) {
-            let place = (batch.push.producer, self.vbuckets.vbucket_of(entry.token));
-            self.holes.pass(place, batch.push.sequence.plus(u64::from(entry.index)), batch.arrival);
+            if let Some(message) = batch.push.message_of(entry.index) {
+                rows.pass(self.vbuckets.vbucket_of(entry.token), message, batch.arrival);
+            }
         }
     }
 
@@ -465,8 +443,8 @@ fn len(batch: &Batch) -> u32 {
 
 /// The same request, with these of its messages, to be stored in these epochs.
 fn with_entries(batch: &Batch, entries: Vec<Entry>, epochs: Vec<Epoch>) -> Batch {
-    let Push { acks, producer, sequence, want_positions, settled_below, .. } = *batch.push;
-    let push = Push { entries, epochs, rejected: Vec::new(), acks, producer, sequence, want_positions, settled_below };
+    let Push { acks, producer, sequence, want_positions, producer_epoch, .. } = *batch.push;
+    let push = Push { entries, epochs, rejected: Vec::new(), acks, producer, sequence, want_positions, producer_epoch };
     Batch { push: Arc::new(push), bytes: batch.bytes.clone(), ..*batch }
 }
 

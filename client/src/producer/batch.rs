@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use broky_proto::frame::{PREFIX_LEN, prefix};
-use broky_proto::id::{Sequence, Token};
+use broky_proto::id::{ProducerEpoch, Sequence, Token};
 use broky_proto::wire::scan_push;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
@@ -12,7 +12,7 @@ use super::error::PushError;
 use super::numbering::Numbering;
 use super::options::ProducerOptions;
 use super::ticket::{Outcomes, Settled};
-use crate::encode::{Encoder, OPTIONS_BYTES_MAX, Options, append_options, set_settled_below};
+use crate::encode::{Encoder, OPTIONS_BYTES_MAX, Options, append_options, set_epoch};
 
 /// Buffers kept for the next batches, at most.
 const SPARE_MAX: usize = 8;
@@ -43,7 +43,7 @@ impl Spare {
 enum Body {
     /// Room for the prefix, and messages. Not sent yet, and without a sequence.
     Open(Vec<u8>),
-    /// A framed request. But for what it tells of others it is the same at each attempt.
+    /// A framed request. But for its epoch it is the same at each attempt.
     Framed(Bytes),
     /// Settled.
     Gone,
@@ -106,24 +106,17 @@ impl Batch {
         !matches!(self.body, Body::Open(_))
     }
 
-    /// The sequence of its first message, once it was sent.
-    pub(super) fn sequence(&self) -> Option<Sequence> {
-        self.sequence
-    }
-
-    /// The framed request, numbered when it is asked for the first time. `oldest` is the first sequence that is not
-    /// settled; its own if there is none.
+    /// The framed request of an attempt in this epoch, numbered when it is asked for the first time.
     ///
     /// # Panics
     /// When the batch is settled: there is nothing to send.
     pub(super) fn request(
         &mut self,
-        oldest: Option<Sequence>,
+        epoch: ProducerEpoch,
         numbering: &mut Numbering,
         options: &ProducerOptions,
     ) -> Bytes {
         let sequence = *self.sequence.get_or_insert_with(|| numbering.take(self.messages));
-        let settled_below = oldest.unwrap_or(sequence);
         let framed = match std::mem::replace(&mut self.body, Body::Gone) {
             Body::Open(mut buffer) => {
                 append_options(
@@ -133,7 +126,7 @@ impl Batch {
                         producer: numbering.producer(),
                         sequence,
                         want_positions: options.want_positions,
-                        settled_below,
+                        epoch,
                     },
                 );
                 let header = prefix(buffer.len() - PREFIX_LEN);
@@ -145,7 +138,7 @@ impl Batch {
             Body::Framed(framed) => {
                 // The transport may hold what it was given.
                 let mut again = framed.try_into_mut().unwrap_or_else(|framed| BytesMut::from(&framed[..]));
-                set_settled_below(&mut again, settled_below);
+                set_epoch(&mut again, epoch);
                 again.freeze()
             }
             Body::Gone => panic!("a settled batch is not sent"),

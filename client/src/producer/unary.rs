@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use broky_proto::frame::{PREFIX_LEN, prefix};
-use broky_proto::id::{ProducerId, Sequence};
+use broky_proto::id::{ProducerEpoch, ProducerId, Sequence};
 use broky_proto::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX};
 use broky_proto::v1::{Acks, ErrorCode, OutcomeKind, PushResponse};
 use bytes::Bytes;
@@ -54,9 +54,9 @@ fn request(messages: &[impl AsMessage]) -> Result<Bytes, PushError> {
     let mut buffer = Vec::with_capacity(PREFIX_LEN + bytes + crate::encode::OPTIONS_BYTES_MAX);
     buffer.extend_from_slice(&[0; PREFIX_LEN]);
     messages.iter().for_each(|message| Encoder::new(message.as_message()).append(&mut buffer));
-    let (producer, sequence) = (ProducerId(0), Sequence(0));
-    let (acks, want_positions, settled_below) = (Acks::Committed, true, Sequence(0));
-    append_options(&mut buffer, Options { acks, producer, sequence, want_positions, settled_below });
+    let (producer, epoch, sequence) = (ProducerId(0), ProducerEpoch(0), Sequence(0));
+    let (acks, want_positions) = (Acks::Committed, true);
+    append_options(&mut buffer, Options { acks, producer, sequence, want_positions, epoch });
     let header = prefix(buffer.len() - PREFIX_LEN);
     if let Some(place) = buffer.first_chunk_mut() {
         *place = header;

@@ -13,19 +13,19 @@
 //! **Invariant:** a message has one outcome. "Rejected" is reported only when every attempt was answered, and answered with
 //! a refusal, and none will follow; if one attempt went unanswered the outcome is "unknown".
 //!
-//! A node waits for what it has refused, and refuses what comes behind it in its vbucket. That may never come again: it
-//! was given up, or pushed again to another node. So each request tells below which sequence everything of its vbuckets
-//! is settled: the oldest batch here, since what is unsettled of a vbucket is in one window, or waits for another
-//! ([`super::router`]). What was given up and is still on its way is refused as soon as anything behind it is stored,
-//! for all sequences of a producer are drawn from one [`Numbering`], when a batch is sent for the first time.
+//! A node refuses what comes behind a refused message in its vbucket, and does not know whether that will come again: it
+//! may have been given up, or pushed again to another node. So whenever the sending goes back it does so in a higher
+//! epoch: of that the nodes have refused nothing, and what is left of the lower ones on other ways is not stored any more
+//! once there is anything of it. What an epoch begins with in a vbucket must be the first that is unsettled there: that is
+//! so after going back, and when a vbucket comes from another window it is settled there. The epoch must be higher than that
+//! window's then, too; it is raised when nothing is unanswered ([`Window::go_on_from`]).
 //!
-//! Source: Kafka's idempotent producer (KIP-98), which takes another epoch of its id where this one tells what is
-//! settled (KIP-360).
+//! Source: Kafka's idempotent producer (KIP-98), and its way to go on after a loss (KIP-360).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use broky_proto::id::Token;
+use broky_proto::id::{ProducerEpoch, Token};
 use broky_proto::limits::BATCH_MESSAGES_MAX;
 use broky_proto::v1::PushResponse;
 use bytes::Bytes;
@@ -71,6 +71,10 @@ pub(crate) enum Next {
 pub(crate) struct Window {
     options: ProducerOptions,
     phase: Phase,
+    /// Of what is sent. Zero: nothing was.
+    epoch: ProducerEpoch,
+    /// The next request needs a higher one, and has to wait until nothing is unanswered.
+    must_raise_epoch: bool,
     /// Takes new messages. Always behind `queue`.
     open: Option<Batch>,
     /// Send the open batch even though requests are unanswered.
@@ -98,6 +102,8 @@ impl Window {
         Self {
             options,
             phase: Phase::Disconnected,
+            epoch: ProducerEpoch(0),
+            must_raise_epoch: true,
             open: None,
             is_urgent: false,
             queue: VecDeque::new(),
@@ -167,6 +173,16 @@ impl Window {
         self.held_from = None;
     }
 
+    /// Messages of a vbucket that went under `epoch` elsewhere come here from now on; all of them are settled.
+    pub(crate) fn go_on_from(&mut self, epoch: ProducerEpoch) {
+        self.must_raise_epoch |= self.epoch < epoch;
+    }
+
+    /// The epoch of what was sent last.
+    pub(crate) fn epoch(&self) -> ProducerEpoch {
+        self.epoch
+    }
+
     /// Whether messages are being sent as they come: there is a stream, and nothing was refused.
     pub(crate) fn is_flowing(&self) -> bool {
         self.phase == Phase::Sending
@@ -205,6 +221,7 @@ impl Window {
             Phase::Disconnected | Phase::Holding | Phase::Draining => false,
             Phase::Probing | Phase::Sending if self.held_from.is_some_and(|held| self.next >= held) => false,
             Phase::Probing if !self.awaiting.is_empty() => false,
+            Phase::Probing | Phase::Sending if self.must_raise_epoch && !self.awaiting.is_empty() => false,
             Phase::Probing | Phase::Sending => self.next < self.end() || self.is_open_due(),
         }
     }
@@ -218,8 +235,10 @@ impl Window {
             self.close_open();
         }
         let at = self.place(self.next)?;
-        let oldest = self.queue.front().and_then(Batch::sequence);
-        let request = self.queue.get_mut(at)?.request(oldest, numbering, &self.options);
+        if std::mem::take(&mut self.must_raise_epoch) {
+            self.epoch = numbering.raise_epoch();
+        }
+        let request = self.queue.get_mut(at)?.request(self.epoch, numbering, &self.options);
         self.awaiting.push_back(self.next);
         self.next += 1;
         self.skip_settled();
@@ -360,6 +379,7 @@ impl Window {
 
     fn rewind(&mut self) {
         self.is_leave_wanted = false;
+        self.must_raise_epoch = true;
         self.next = self.front;
         self.skip_settled();
     }

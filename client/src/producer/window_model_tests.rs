@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use broky_proto::frame::PREFIX_LEN;
-use broky_proto::id::{Offset, ProducerId, Sequence};
+use broky_proto::id::{Numbered, Offset, ProducerEpoch, ProducerId, Sequence};
 use broky_proto::v1::{self, ErrorCode, Outcome, OutcomeKind, PushRequest};
 use broky_replication::{Dedup, Verdict};
 use proptest::prelude::*;
@@ -62,8 +62,8 @@ enum Step {
     Retry,
     /// The broker takes this many requests, whose answers are lost with the stream. The others are on their way still.
     Break(usize),
-    /// The broker takes the oldest request of a stream that broke.
-    Stray(usize),
+    /// The broker takes the oldest request of a stream that broke, and refuses what this mask says.
+    Stray(usize, u8),
     Connect,
     Pass(u64),
 }
@@ -78,7 +78,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Answer),
         2 => Just(Step::Retry),
         1 => (0..3_usize).prop_map(Step::Break),
-        2 => (0..3_usize).prop_map(Step::Stray),
+        2 => ((0..3_usize), prop_oneof![4 => Just(0_u8), 1 => 1..8_u8]).prop_map(|(at, refuse)| Step::Stray(at, refuse)),
         2 => Just(Step::Connect),
         1 => (0..20_u64).prop_map(Step::Pass),
     ]
@@ -93,30 +93,25 @@ struct Model {
 
 impl Model {
     fn store(&mut self, request: &PushRequest, refuse: u8) -> PushResponse {
-        let mut firsts = HashMap::new();
         let outcomes = request.messages.iter().zip(0_u32..).map(|(message, index)| {
             if is_too_large(message) {
                 return rejected(index, ErrorCode::MessageTooLarge);
             }
             let vbucket = message.key[0];
-            let (producer, sequence) = (ProducerId(request.producer_id), request.sequence + u64::from(index));
-            let first = *firsts.entry(vbucket).or_insert(sequence);
-            let below = if request.settled_below == request.sequence { first } else { request.settled_below };
-            let dedup = self.dedup.entry(vbucket).or_default();
-            dedup.settle_below(producer, || Sequence(below));
-            let (sequence, end) = (Sequence(sequence), Offset(self.stored.len() as u64));
-            let duplicate = match dedup.check(producer, sequence) {
+            let (dedup, name) = (self.dedup.entry(vbucket).or_default(), name(request, index));
+            let end = Offset(self.stored.len() as u64);
+            let duplicate = match dedup.check(name) {
                 Verdict::Forgotten => panic!("no producer is forgotten here"),
                 Verdict::OutOfSequence => {
-                    dedup.refused_behind(producer, sequence);
+                    dedup.refused(name, end);
                     return rejected(index, ErrorCode::OutOfSequence);
                 }
                 Verdict::New if refuse >> vbucket & 1 == 1 => {
-                    dedup.refused(producer, sequence, end);
+                    dedup.refused(name, end);
                     return rejected(index, ErrorCode::NotEnoughReplicas);
                 }
                 Verdict::New => {
-                    dedup.stored(producer, sequence, end, end);
+                    dedup.stored(name, 1, end, end);
                     self.stored.push((vbucket, number_of(message)));
                     false
                 }
@@ -128,27 +123,29 @@ impl Model {
         let outcomes = outcomes.collect();
         PushResponse { outcomes, positions: Vec::new() }
     }
-}
 
-impl Model {
-    /// Takes nothing of a request, and looks at nothing that it tells.
+    /// Takes nothing of a request.
     fn refuse(&mut self, request: &PushRequest) -> PushResponse {
         let outcomes = request.messages.iter().zip(0_u32..).map(|(message, index)| {
             if is_too_large(message) {
                 return rejected(index, ErrorCode::MessageTooLarge);
             }
-            let sequence = request.sequence + u64::from(index);
-            let dedup = self.dedup.entry(message.key[0]).or_default();
-            let (producer, sequence) = (ProducerId(request.producer_id), Sequence(sequence));
-            match dedup.check(producer, sequence) {
-                Verdict::New => dedup.refused(producer, sequence, Offset(self.stored.len() as u64)),
-                Verdict::OutOfSequence => dedup.refused_behind(producer, sequence),
-                Verdict::Duplicate(_) | Verdict::Forgotten => {}
+            let (dedup, name) = (self.dedup.entry(message.key[0]).or_default(), name(request, index));
+            if !matches!(dedup.check(name), Verdict::Duplicate(_)) {
+                dedup.refused(name, Offset(self.stored.len() as u64));
             }
             rejected(index, ErrorCode::Overloaded)
         });
         let outcomes = outcomes.collect();
         PushResponse { outcomes, positions: Vec::new() }
+    }
+}
+
+fn name(request: &PushRequest, index: u32) -> Numbered {
+    Numbered {
+        producer: ProducerId(request.producer_id),
+        epoch: ProducerEpoch(request.producer_epoch),
+        sequence: Sequence(request.sequence + u64::from(index)),
     }
 }
 
@@ -219,7 +216,7 @@ impl World {
                 }
             }
             Step::Break(stored) => self.disconnect(stored),
-            Step::Stray(at) => self.take_stray(at),
+            Step::Stray(at, refuse) => self.take_stray(at, refuse),
             Step::Connect => self.connect(),
             Step::Pass(seconds) => {
                 self.now += Duration::from_secs(seconds);
@@ -277,11 +274,11 @@ impl World {
         self.wants_retry = false;
     }
 
-    fn take_stray(&mut self, at: usize) {
+    fn take_stray(&mut self, at: usize, refuse: u8) {
         self.strays.retain(|stray| !stray.is_empty());
         let count = self.strays.len();
         if let Some(request) = self.strays.get_mut(at % count.max(1)).and_then(VecDeque::pop_front) {
-            self.model.store(&request, 0);
+            self.model.store(&request, refuse);
         }
     }
 
@@ -297,7 +294,7 @@ impl World {
         self.window.hurry();
         for _ in 0..400 {
             if self.window.is_empty() {
-                return (0..100).for_each(|at| self.take_stray(at));
+                return (0..100).for_each(|at| self.take_stray(at, 0));
             }
             for step in [Step::Connect, Step::Retry, Step::Send, Step::Store { refuse: 0 }, Step::Answer] {
                 self.step(step);

@@ -1,9 +1,10 @@
 //! What the fake broker holds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use broky_proto::id::{Epoch, Offset, Token, VBucketCount, VBucketId};
-use broky_proto::wire::{self, Entry};
+use broky_proto::id::{Epoch, Offset, ProducerEpoch, Sequence, Token, VBucketCount, VBucketId};
+use broky_proto::wire::{self, Entry, Push};
+use broky_replication::Row;
 use bytes::BytesMut;
 
 /// Vbuckets of the fake broker.
@@ -28,8 +29,8 @@ pub(crate) struct Log {
     /// Places in `all` by producer and sequence.
     known: HashMap<(u64, u64), usize>,
     next: HashMap<u16, u64>,
-    /// Refused sequences by producer and vbucket.
-    refused: HashMap<(u64, u16), BTreeSet<u64>>,
+    /// By producer and vbucket.
+    rows: HashMap<(u64, u16), Row>,
 }
 
 impl Log {
@@ -45,23 +46,17 @@ impl Log {
         self.known.get(&(producer, sequence)).map(|at| &self.all[*at])
     }
 
-    pub(crate) fn refuse(&mut self, producer: u64, vbucket: u16, sequence: u64) {
-        self.refused.entry((producer, vbucket)).or_default().insert(sequence);
+    pub(crate) fn refuse(&mut self, producer: u64, vbucket: u16, (epoch, sequence): (ProducerEpoch, Sequence)) {
+        self.rows.entry((producer, vbucket)).or_default().refuse(epoch, sequence);
     }
 
-    /// Nothing below comes again of this producer and vbucket.
-    pub(crate) fn settle_below(&mut self, producer: u64, vbucket: u16, sequence: u64) {
-        if let Some(refused) = self.refused.get_mut(&(producer, vbucket)) {
-            refused.retain(|refused| *refused >= sequence);
-        }
+    /// Whether nothing was refused before it that has not come again.
+    pub(crate) fn admits(&self, producer: u64, vbucket: u16, (epoch, sequence): (ProducerEpoch, Sequence)) -> bool {
+        self.rows.get(&(producer, vbucket)).is_none_or(|row| row.admits(epoch, sequence))
     }
 
-    /// Whether an earlier message of this producer and vbucket was refused and did not come again.
-    pub(crate) fn is_ahead(&self, producer: u64, vbucket: u16, sequence: u64) -> bool {
-        self.refused.get(&(producer, vbucket)).and_then(BTreeSet::first).is_some_and(|first| *first < sequence)
-    }
-
-    pub(crate) fn store(&mut self, entry: &Entry, request: &[u8], producer: u64, sequence: u64) -> Stored {
+    pub(crate) fn store(&mut self, entry: &Entry, request: &[u8], push: &Push) -> Stored {
+        let (producer, sequence) = (push.producer.0, push.sequence.0 + u64::from(entry.index));
         let message = entry.message.of(request);
         let fields = wire::Fields::scan(message).unwrap();
         let vbucket = vbucket_of(entry.token);
@@ -77,9 +72,7 @@ impl Log {
             crc32: entry.crc32,
         };
         *next += 1;
-        if let Some(refused) = self.refused.get_mut(&(producer, vbucket)) {
-            refused.remove(&sequence);
-        }
+        self.rows.entry((producer, vbucket)).or_default().pass(push.producer_epoch, Sequence(sequence));
         self.known.insert((producer, sequence), self.all.len());
         self.all.push(stored.clone());
         stored

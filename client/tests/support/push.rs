@@ -1,6 +1,7 @@
 //! Pushes to the fake broker.
 
 use broky_proto::frame::encode;
+use broky_proto::id::Sequence;
 use broky_proto::v1::{ErrorCode, Outcome, OutcomeKind, Position, PushResponse};
 use broky_proto::wire::{Entry, Push, scan_push};
 use bytes::Bytes;
@@ -112,21 +113,21 @@ fn store_one(
         retry,
         duplicate: false,
     };
-    state.log.settle_below(producer, vbucket, push.settled_below.0);
+    let name = (push.producer_epoch, Sequence(sequence));
     let known = state.log.is_stored(producer, sequence).filter(|_| producer != 0).cloned();
     let duplicate = known.is_some();
     if !duplicate {
         if let Some((code, retry)) = refuse(vbucket) {
             if retry {
-                state.log.refuse(producer, vbucket, sequence);
+                state.log.refuse(producer, vbucket, name);
             }
             return rejected(code, retry);
         }
-        if state.log.is_ahead(producer, vbucket, sequence) {
+        if !state.log.admits(producer, vbucket, name) {
             return rejected(ErrorCode::OutOfSequence, true);
         }
     }
-    let stored = known.unwrap_or_else(|| state.log.store(entry, request, producer, sequence));
+    let stored = known.unwrap_or_else(|| state.log.store(entry, request, push));
     positions.push(Position {
         first: entry.index,
         count: 1,

@@ -1,8 +1,9 @@
 //! Producers: each pushes one message after the other, as the client library does, until its outcome is known.
 //!
-//! What was not committed goes again under its sequence, in order, before anything new, once everything on the way has
-//! been answered. Who has waited too long gives up: the outcome is what is known by then, and the next request tells
-//! that nobody has to wait for it any more. What is still on its way then must not be stored behind what comes later.
+//! What was not committed goes again under its sequence, in order, before anything new, in another epoch, once everything
+//! on the way has been answered. It may be divided into other requests than before. Who has waited too long gives up: the
+//! outcome is what is known by then, and nobody has to wait for it any more. What is still on its way then must not be
+//! stored behind what comes later.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -54,6 +55,7 @@ struct Sent {
 pub(super) struct Producer {
     id: u64,
     sequence: u64,
+    epoch: u32,
     stream: Option<StreamId>,
     is_connected: bool,
     /// To be pushed, ascending.
@@ -87,6 +89,7 @@ impl World {
         self.producers.push(Producer {
             id,
             sequence: 0,
+            epoch: 0,
             stream: None,
             is_connected: false,
             queue,
@@ -150,7 +153,7 @@ impl World {
         if this.is_holding && (!this.sent.is_empty() || now < this.resumes) {
             return;
         }
-        this.is_holding = false;
+        this.epoch += u32::from(std::mem::take(&mut this.is_holding));
         while self.producers[at].sent.len() < PIPELINE && !self.producers[at].queue.is_empty() {
             let count = 1 + self.work.below(self.options.batch_max);
             let this = &mut self.producers[at];
@@ -170,7 +173,7 @@ impl World {
                 producer_id: this.id,
                 sequence: first,
                 want_positions: true,
-                settled_below: this.sent.front().map_or(first, |oldest| oldest.messages[0].id.sequence.min(first)),
+                producer_epoch: this.epoch,
             };
             this.sent.push_back(Sent { messages, at: now });
             let stream = this.stream.unwrap();
@@ -192,7 +195,7 @@ impl World {
     pub(super) fn connected(&mut self, at: usize, id: StreamId) {
         let this = &mut self.producers[at];
         if this.stream == Some(id) {
-            this.is_connected = true;
+            (this.is_connected, this.is_holding) = (true, true);
             self.push_on(at);
         }
     }

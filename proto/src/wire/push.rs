@@ -1,8 +1,8 @@
 //! Scanning a `PushRequest` in place.
 
 use super::message::{Fields, Span};
-use super::reader::{FIXED64, LEN, Reader, VARINT, WireError, expect_type};
-use crate::id::{Epoch, ProducerId, Sequence, Token};
+use super::reader::{FIXED32, FIXED64, LEN, Reader, VARINT, WireError, expect_type};
+use crate::id::{Epoch, Numbered, ProducerEpoch, ProducerId, Sequence, Token};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, KEY_BYTES_MAX};
 use crate::v1::{Acks, ErrorCode};
 
@@ -50,8 +50,8 @@ pub struct Push {
     pub sequence: Sequence,
     /// Whether positions are wanted in the answer.
     pub want_positions: bool,
-    /// What its producer pushed below into the same vbuckets will not come again. Zero: nothing is known.
-    pub settled_below: Sequence,
+    /// The producer's epoch.
+    pub producer_epoch: ProducerEpoch,
 }
 
 /// Scans an encoded `PushRequest`. A message that is malformed or longer than `message_bytes_max` is rejected alone; a
@@ -87,11 +87,6 @@ pub fn scan_push(request: &[u8], message_bytes_max: usize) -> Result<Push, (Erro
     }
     if push.producer.0 != 0 && push.sequence.0.checked_add(u64::from(count)).is_none() {
         let reason = format!("{count} messages from sequence {} on go beyond the last sequence", push.sequence.0);
-        return Err((ErrorCode::Malformed, reason));
-    }
-    if push.producer.0 != 0 && push.settled_below > push.sequence {
-        let (below, sequence) = (push.settled_below.0, push.sequence.0);
-        let reason = format!("settled_below {below} is beyond the request's own sequence {sequence}");
         return Err((ErrorCode::Malformed, reason));
     }
     Ok(push)
@@ -149,30 +144,21 @@ impl Push {
                 self.want_positions = reader.varint()? != 0;
             }
             6 => {
-                expect_type(field, wire_type, FIXED64)?;
-                self.settled_below = Sequence(reader.fixed64()?);
+                expect_type(field, wire_type, FIXED32)?;
+                self.producer_epoch = ProducerEpoch(reader.fixed32()?);
             }
             _ => reader.skip(field, wire_type)?,
         }
         Ok(())
     }
 
-    /// Producer and sequence of a message; `None` when it is not to be deduplicated.
+    /// How a message is named; `None` when it is not to be deduplicated.
     #[inline]
     #[must_use]
-    pub fn message_of(&self, index: u32) -> Option<(ProducerId, Sequence)> {
-        (self.producer.0 != 0).then(|| (self.producer, self.sequence.plus(u64::from(index))))
-    }
-
-    /// Below which sequence nothing will be pushed again into a vbucket, of which the entry with this number is the
-    /// first here. The oldest request that its producer waits for has nothing unsettled before it, so that is
-    /// everything before that entry.
-    #[must_use]
-    pub fn settled_before(&self, first: u32) -> Sequence {
-        match self.settled_below == self.sequence {
-            true => self.sequence.plus(u64::from(first)),
-            false => self.settled_below,
-        }
+    pub fn message_of(&self, index: u32) -> Option<Numbered> {
+        let Self { producer, producer_epoch: epoch, .. } = *self;
+        let sequence = self.sequence.plus(u64::from(index));
+        (producer.0 != 0).then_some(Numbered { producer, epoch, sequence })
     }
 
     /// How many messages the request holds.

@@ -16,10 +16,9 @@ pub(crate) fn check_request(request: &[u8], message_bytes_max: usize) {
             let is_nameless = decoded.producer_id != 0 && decoded.sequence == 0;
             let count = decoded.messages.len() as u64;
             let is_beyond = decoded.producer_id != 0 && decoded.sequence.checked_add(count).is_none();
-            let is_ahead = decoded.producer_id != 0 && decoded.settled_below > decoded.sequence;
             let is_too_many = code == ErrorCode::BatchTooLarge && decoded.messages.len() > BATCH_MESSAGES_MAX;
             assert!(
-                is_nameless || is_beyond || is_ahead || is_too_many || is_strict(&reason),
+                is_nameless || is_beyond || is_too_many || is_strict(&reason),
                 "refused what prost decodes: {reason}"
             );
         }
@@ -48,7 +47,7 @@ fn check_accepted(request: &[u8], message_bytes_max: usize, push: &Push, decoded
     };
     assert_eq!(decoded.messages.len(), push.messages());
     assert_eq!((decoded.producer_id, decoded.sequence), (push.producer.0, push.sequence.0));
-    assert_eq!((decoded.want_positions, decoded.settled_below), (push.want_positions, push.settled_below.0));
+    assert_eq!((decoded.want_positions, decoded.producer_epoch), (push.want_positions, push.producer_epoch.0));
     // Where the two differ, a number outside of an int32 was given: the scan then asks for the most.
     assert!(decoded.acks() == push.acks || push.acks == Acks::Committed);
     for entry in &push.entries {

@@ -50,15 +50,14 @@ fn message() -> impl Strategy<Value = v1::Message> {
 }
 
 fn request() -> impl Strategy<Value = v1::PushRequest> {
-    let below = prop_oneof![2 => 0..3_u64, 1 => any::<u64>()];
-    (vec(message(), 0..4), -1..4_i32, any::<u64>(), any::<u64>(), any::<bool>(), below).prop_map(
-        |(messages, acks, producer_id, sequence, want_positions, settled_below)| v1::PushRequest {
+    (vec(message(), 0..4), -1..4_i32, any::<u64>(), any::<u64>(), any::<bool>(), any::<u32>()).prop_map(
+        |(messages, acks, producer_id, sequence, want_positions, producer_epoch)| v1::PushRequest {
             messages,
             acks,
             producer_id,
             sequence,
             want_positions,
-            settled_below,
+            producer_epoch,
         },
     )
 }

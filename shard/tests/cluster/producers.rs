@@ -21,6 +21,7 @@ pub(crate) struct Message {
 pub(crate) struct Producer {
     pub(crate) id: u64,
     sequence: u64,
+    epoch: u32,
     /// Pushed and not committed, in order.
     pub(crate) unsettled: Vec<Message>,
     /// The ticket and the node of the attempt at hand.
@@ -37,7 +38,7 @@ fn payload(id: Id, padding: usize) -> Bytes {
 
 impl Producer {
     pub(crate) fn new(id: u64, padding: usize) -> Self {
-        Self { id, sequence: 0, unsettled: Vec::new(), attempt: None, padding }
+        Self { id, sequence: 0, epoch: 0, unsettled: Vec::new(), attempt: None, padding }
     }
 
     pub(crate) fn add(&mut self, id: Id, key: Bytes) {
@@ -46,7 +47,8 @@ impl Producer {
     }
 
     /// A request of everything unsettled, as far as sequences follow one another.
-    pub(crate) fn request(&self) -> v1::PushRequest {
+    pub(crate) fn request(&mut self) -> v1::PushRequest {
+        self.epoch += 1;
         let first = self.unsettled[0].sequence;
         let run = self.unsettled.iter().zip(first..).take_while(|(message, sequence)| message.sequence == *sequence);
         let messages = run.map(|(message, _)| v1::Message {
@@ -60,7 +62,7 @@ impl Producer {
             producer_id: self.id,
             sequence: first,
             want_positions: true,
-            settled_below: first,
+            producer_epoch: self.epoch,
         }
     }
 }

@@ -220,7 +220,7 @@ impl World {
 
     /// Has a producer push what is unsettled, to the nodes that its first message's leader is at.
     pub(crate) fn push(&mut self, producer: usize) {
-        let this = &self.producers[producer];
+        let this = &mut self.producers[producer];
         if this.attempt.is_some() || this.unsettled.is_empty() {
             return;
         }

@@ -114,26 +114,14 @@ fn too_few_replicas_refuse_and_nothing_overtakes() {
 #[test]
 fn what_was_given_up_is_not_waited_for() {
     let mut shard = leading(0, 2);
-    let frozen = ErrorCode::NotEnoughReplicas;
+    let (frozen, out_of_sequence) = (ErrorCode::NotEnoughReplicas, ErrorCode::OutOfSequence);
     (1..=3).for_each(|sequence| drop(push(&mut shard, &request(0, sequence, 10))));
-    let settled = |sequence, settled_below| v1::PushRequest { settled_below, ..request(0, sequence, 10) };
-    assert_eq!(rejected(&mut shard, &settled(3, 2)), ErrorCode::OutOfSequence);
-    assert_eq!(rejected(&mut shard, &settled(2, 2)), frozen);
-    assert_eq!(rejected(&mut shard, &settled(5, 4)), frozen, "nobody waits for it");
-    assert_eq!(rejected(&mut shard, &settled(6, 5)), ErrorCode::OutOfSequence);
-    // Of the oldest request, also what lies between its beginning and its first message of the vbucket.
-    let two = |sequence| {
-        let messages = [request(1, 0, 10), request(0, 0, 10)].into_iter().flat_map(|request| request.messages);
-        v1::PushRequest { messages: messages.collect(), ..settled(sequence, sequence) }
-    };
-    let codes = |outcomes: Vec<PartOutcome>| {
-        let kinds = outcomes.into_iter().flat_map(|outcome| outcome.exceptions).map(|exception| exception.kind);
-        kinds
-            .filter_map(|kind| if let ExceptionKind::Rejected { code, .. } = kind { Some(code) } else { None })
-            .collect()
-    };
-    let codes: Vec<ErrorCode> = codes(push(&mut shard, &two(8)));
-    assert_eq!(codes, [ErrorCode::NotLeader, frozen]);
+    let again = |sequence| v1::PushRequest { producer_epoch: 1, ..request(0, sequence, 10) };
+    assert_eq!(rejected(&mut shard, &request(0, 3, 10)), out_of_sequence);
+    assert_eq!(rejected(&mut shard, &again(3)), frozen, "nobody waits for it");
+    assert_eq!(rejected(&mut shard, &again(4)), out_of_sequence);
+    assert_eq!(rejected(&mut shard, &request(0, 1, 10)), out_of_sequence, "of an epoch that is over");
+    assert_eq!(rejected(&mut shard, &again(3)), frozen);
 }
 
 #[test]

@@ -15,11 +15,11 @@ mod rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use broky_proto::id::{Member, Token, VBucketCount, VBucketId};
+use broky_proto::id::{Epoch, Member, Numbered, ProducerEpoch, Token, VBucketCount, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_proto::v1::{self, Acks, ErrorCode};
 use broky_proto::wire::scan_push;
-use broky_replication::{Append, Hole, Isr, Replica};
+use broky_replication::{Append, Isr, Replica, Row, Verdict};
 use broky_ring::command::{Command, Step};
 use broky_shard::{Collector, Exception, ExceptionKind, Part, PartId, PartOutcome, Routed, Router, ShardId, Target};
 use bytes::Bytes;
@@ -37,8 +37,9 @@ struct Log {
     replica: Replica,
     /// (producer, sequence) by offset.
     messages: Vec<(u64, u64)>,
-    /// What each leader has refused, by producer, until it is stored. The others do not know.
-    refused: BTreeMap<(Member, u64), Hole>,
+    /// By epoch and producer: what a leader has refused. It has forgotten that when it leads again, and the others never
+    /// knew.
+    rows: BTreeMap<(Epoch, u64), Row>,
 }
 
 /// A request that was pushed.
@@ -68,6 +69,7 @@ struct World {
     to_push: Vec<VecDeque<u64>>,
     /// Per producer: something has to be pushed again, and nothing is pushed before everything is answered.
     is_holding: Vec<bool>,
+    epochs: Vec<u32>,
     keys: Vec<Bytes>,
     answered: usize,
     /// Messages of which an earlier attempt ended as unknown: a refusal of a later one says nothing about that.
@@ -85,8 +87,8 @@ impl World {
         let log = || {
             let mut replica = Replica::new(Default::default(), Default::default());
             let isr = Isr { members: vec![members[0]], version: Default::default(), min: 1 };
-            replica.lead(broky_proto::id::Epoch(1), members[0], isr);
-            Log { replica, messages: Vec::new(), refused: BTreeMap::new() }
+            replica.lead(Epoch(1), members[0], isr);
+            Log { replica, messages: Vec::new(), rows: BTreeMap::new() }
         };
         let key_of = |vbucket| {
             let is_of = |key: &u16| vbuckets.vbucket_of(Token::of(b"", &key.to_be_bytes())) == vbucket;
@@ -104,6 +106,7 @@ impl World {
             unanswered: vec![VecDeque::new(); 2],
             to_push: vec![(1..MESSAGES).collect(), (1..MESSAGES).collect()],
             is_holding: vec![false; 2],
+            epochs: vec![0; 2],
             keys: vbuckets.iter().map(key_of).collect(),
             cluster,
             members,
@@ -149,13 +152,13 @@ impl World {
     /// Pushes the next few messages of a producer.
     fn push(&mut self) {
         let producer = self.rng.below(self.to_push.len());
-        // Large ones, now and then: what is refused of them is not kept one by one.
+        // Large ones, now and then.
         let most = if self.rng.one_in(4) { 100 } else { 4 };
         let count = 1 + self.rng.below(most);
         if self.is_holding[producer] && !self.unanswered[producer].is_empty() {
             return;
         }
-        self.is_holding[producer] = false;
+        self.epochs[producer] += u32::from(std::mem::take(&mut self.is_holding[producer]));
         let Some(first) = self.to_push[producer].front().copied() else { return };
         let mut messages = Vec::new();
         for sequence in (first..).take(count) {
@@ -175,7 +178,7 @@ impl World {
             producer_id: producer as u64 + 1,
             sequence: first,
             want_positions: false,
-            settled_below: self.oldest_unanswered(producer).map_or(first, |oldest| oldest.min(first)),
+            producer_epoch: self.epochs[producer],
         };
         let bytes = Bytes::from(request.encode_to_vec());
         let push = scan_push(&bytes, 1 << 20).unwrap();
@@ -200,7 +203,6 @@ impl World {
         assert_eq!(part.push.entries.len(), part.push.epochs.len());
         // A frozen vbucket refuses, and what follows from the same producer as well.
         let refuses = !self.is_calm && self.rng.one_in(25);
-        let mut begun = BTreeSet::new();
         for (entry, routed) in part.push.entries.iter().zip(&part.push.epochs) {
             let vbucket = self.vbuckets.vbucket_of(entry.token);
             let known = self.cluster.map().vbucket(vbucket).unwrap();
@@ -211,36 +213,26 @@ impl World {
                     Target::Node(member) => leader == member,
                 };
             let rejected = |code: ErrorCode| ExceptionKind::Rejected { code, reason: String::new() };
-            let sequence = part.push.sequence.plus(u64::from(entry.index));
             let log = &mut self.logs[usize::from(vbucket.0)];
-            let producer = part.push.producer.0;
-            if is_led
-                && begun.insert(vbucket)
-                && let Some(hole) = log.refused.remove(&(leader, producer))
-                && let Some(left) = hole.settled(part.push.settled_before(entry.index))
-            {
-                log.refused.insert((leader, producer), left);
-            }
-            let hole = log.refused.get(&(leader, producer));
+            let message = part.push.message_of(entry.index).unwrap();
+            let Numbered { producer, epoch: producer_epoch, sequence } = message;
+            // What it has stored is all that one leader learns from another.
+            let known = Numbered { epoch: ProducerEpoch::default(), ..message };
+            let is_new = log.replica.dedup().check(known) == Verdict::New;
+            let row = log.rows.entry((epoch, producer.0)).or_default();
             let kind = if !is_led {
                 Some(rejected(ErrorCode::NotLeader))
-            } else if hole.is_some_and(|hole| !hole.admits(sequence)) {
-                log.refused.entry((leader, producer)).and_modify(|hole| hole.add(sequence));
+            } else if is_new && !row.admits(producer_epoch, sequence) {
+                row.refuse(producer_epoch, sequence);
                 Some(rejected(ErrorCode::OutOfSequence))
-            } else if refuses {
-                log.refused.entry((leader, producer)).or_insert_with(|| Hole::new(sequence)).add(sequence);
+            } else if is_new && refuses {
+                row.refuse(producer_epoch, sequence);
                 Some(rejected(ErrorCode::NotEnoughReplicas))
             } else {
-                log.refused = std::mem::take(&mut log.refused)
-                    .into_iter()
-                    .filter_map(|(whose, hole)| match whose.1 == producer {
-                        true => Some((whose, hole.behind(sequence)?)),
-                        false => Some((whose, hole)),
-                    })
-                    .collect();
-                match log.replica.append(Some((part.push.producer, sequence))) {
+                match log.replica.append(Some(known)) {
                     Append::Stored(_) => {
-                        log.messages.push((part.push.producer.0, sequence.0));
+                        row.pass(producer_epoch, sequence);
+                        log.messages.push((producer.0, sequence.0));
                         None
                     }
                     Append::Duplicate(_) => Some(ExceptionKind::Duplicate),
@@ -326,6 +318,7 @@ impl World {
                 self.push_again(producer, sequence);
             }
         }
+        self.is_holding[at] = true;
         self.give_up(at);
     }
 
@@ -336,13 +329,9 @@ impl World {
             let first = self.to_push[producer].front().copied();
             if first.is_some_and(|first| self.in_doubt.contains(&(producer as u64 + 1, first))) {
                 self.to_push[producer].pop_front();
+                self.is_holding[producer] = true;
             }
         }
-    }
-
-    /// The lowest sequence that a producer waits for.
-    fn oldest_unanswered(&self, producer: usize) -> Option<u64> {
-        self.unanswered[producer].front().map(|request| self.pushed[*request].messages[0].0)
     }
 
     fn is_done(&self) -> bool {

@@ -80,9 +80,15 @@ impl Router {
         }
         let mut is_released = false;
         for slot in self.live().collect::<Vec<_>>() {
-            let mut waits_for = std::mem::take(&mut self.lane_mut(slot).waits_for);
+            let waits_for = std::mem::take(&mut self.lane_mut(slot).waits_for);
             let was_waiting = !waits_for.is_empty();
-            waits_for.retain(|wait| !self.is_settled(wait));
+            let (over, waits_for): (Vec<Mark>, Vec<Mark>) =
+                waits_for.into_iter().partition(|wait| self.is_settled(wait));
+            for wait in over {
+                // It may have gone back since.
+                let is_live = self.lane(wait.lane).is_live && self.lane(wait.lane).serial == wait.serial;
+                self.go_on_from(is_live.then_some(wait.lane), slot);
+            }
             let lane = self.lane_mut(slot);
             if was_waiting && waits_for.is_empty() {
                 lane.window.release();

@@ -9,14 +9,15 @@
 //!
 //! **Invariant:** messages of one vbucket that are unsettled at the same time are in one lane ([`routes`]), or
 //! those in the one lane are not sent before those in the other are settled ([`changeover`]). So they keep their
-//! order, for a window keeps the order of what is in it.
+//! order, for a window keeps the order of what is in it. And a lane goes on in a higher epoch than the lane that a vbucket
+//! comes from.
 
 mod changeover;
 mod routes;
 
 use std::sync::Arc;
 
-use broky_proto::id::{ProducerId, Token};
+use broky_proto::id::{ProducerEpoch, ProducerId, Token};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -85,6 +86,8 @@ pub(crate) struct Router {
     /// Counts of lanes that are gone.
     settled: FlushSummary,
     lanes_ever: u64,
+    /// No lane that is gone had a higher epoch.
+    past_epoch: ProducerEpoch,
     /// Lanes that no driver attends to yet.
     unattended: Vec<Slot>,
     is_closing: bool,
@@ -102,6 +105,7 @@ impl Router {
             charge: 0,
             settled: FlushSummary::default(),
             lanes_ever: 0,
+            past_epoch: ProducerEpoch(0),
             unattended: Vec::new(),
             is_closing: false,
             changeover: Changeover::default(),
@@ -143,8 +147,20 @@ impl Router {
         let way = routes.way(token);
         match (pin.lane, way.and_then(|way| routes.lane(way))) {
             (Some(lane), Some(right)) if lane == right => (lane, id),
-            (_, right) => (self.change_lane(pin, way, right), id),
+            (_, right) => {
+                let lane = self.change_lane(pin, way, right);
+                if pin.lane != Some(lane) {
+                    self.go_on_from(pin.lane, lane);
+                }
+                (lane, id)
+            }
         }
+    }
+
+    /// A vbucket comes to a lane, from another or from one that is gone.
+    fn go_on_from(&mut self, former: Option<Slot>, to: Slot) {
+        let epoch = former.map_or(self.past_epoch, |former| self.lane(former).window.epoch());
+        self.lane_mut(to).window.go_on_from(epoch);
     }
 
     /// Notes that a message went to this lane.
@@ -334,10 +350,11 @@ impl Router {
         assert!(lane.window.is_empty(), "a lane ends empty");
         assert!(lane.is_live, "a lane ends once");
         lane.is_live = false;
-        let summary = lane.window.summary();
+        let (summary, epoch) = (lane.window.summary(), lane.window.epoch());
         lane.window = Window::new(options);
         lane.waits_for.clear();
         self.settled.merge(&summary);
+        self.past_epoch = self.past_epoch.max(epoch);
         if let Some(routes) = &mut self.routes {
             routes.forget_lane(slot);
         }
@@ -352,6 +369,7 @@ impl Router {
         {
             drop(live);
             self.home = only;
+            self.go_on_from(None, only);
             self.lane_mut(only).target = None;
             self.lane_mut(only).is_leaving = false;
             self.routes = None;

@@ -3,14 +3,14 @@
 //! The leader of a vbucket decides by the rules of `replication::Dedup`. Its memory of what it refused is lost when
 //! another takes over, for refusals are not replicated. So a node that takes a producer's stream has a duty of its own:
 //! once a message of a vbucket was not committed, whoever refused it, later ones of that vbucket are refused until it
-//! comes again ([`Stream::holes`]).
+//! comes again, or a higher epoch ([`Stream::rows`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use broky_proto::id::{Offset, ProducerId, Sequence, Token, VBucketCount};
+use broky_proto::id::{Numbered, Offset, ProducerEpoch, ProducerId, Sequence, Token, VBucketCount};
 use broky_proto::v1::{self, ErrorCode, Outcome, OutcomeKind, PushRequest, PushResponse};
-use broky_replication::{Dedup, Hole, Verdict};
+use broky_replication::{Dedup, Row, SequenceRun, Verdict};
 
 pub(super) const VBUCKETS: u8 = 4;
 
@@ -39,30 +39,27 @@ impl VBucket {
         self.leader = leader;
         self.dedup = Dedup::default();
         for (at, (producer, sequence, _)) in self.log.iter().enumerate() {
-            self.dedup.stored(*producer, *sequence, Offset(at as u64), Offset(at as u64));
+            let at = Offset(at as u64);
+            self.dedup.replicated(*producer, SequenceRun { first: *sequence, count: 1, offset: at }, at);
         }
     }
 
-    fn store(
-        &mut self,
-        (producer, sequence): (ProducerId, Sequence),
-        settled_below: Sequence,
-        number: u64,
-        is_refused: bool,
-    ) -> Result<bool, ErrorCode> {
-        self.dedup.settle_below(producer, || settled_below);
+    fn store(&mut self, message: Numbered, number: u64, is_refused: bool) -> Result<bool, ErrorCode> {
         let end = Offset(self.log.len() as u64);
-        match self.dedup.check(producer, sequence) {
-            Verdict::OutOfSequence => Err(ErrorCode::OutOfSequence),
+        match self.dedup.check(message) {
+            Verdict::OutOfSequence => {
+                self.dedup.refused(message, end);
+                Err(ErrorCode::OutOfSequence)
+            }
             Verdict::Forgotten => unreachable!("no producer is forgotten here"),
             Verdict::Duplicate(_) => Ok(true),
             Verdict::New if is_refused => {
-                self.dedup.refused(producer, sequence, end);
+                self.dedup.refused(message, end);
                 Err(ErrorCode::NotEnoughReplicas)
             }
             Verdict::New => {
-                self.dedup.stored(producer, sequence, end, end);
-                self.log.push((producer, sequence, number));
+                self.dedup.stored(message, 1, end, end);
+                self.log.push((message.producer, message.sequence, number));
                 Ok(false)
             }
         }
@@ -75,13 +72,13 @@ pub(super) struct Stream {
     pub(super) requests: VecDeque<PushRequest>,
     pub(super) answers: VecDeque<PushResponse>,
     /// By producer and vbucket: what was not committed and has not come again.
-    holes: HashMap<(u64, u8), Option<Hole>>,
+    rows: HashMap<(u64, u8), Row>,
     pub(super) wants_retry: bool,
 }
 
 impl Stream {
     pub(super) fn new(node: usize) -> Self {
-        Self { node, requests: VecDeque::new(), answers: VecDeque::new(), holes: HashMap::new(), wants_retry: false }
+        Self { node, requests: VecDeque::new(), answers: VecDeque::new(), rows: HashMap::new(), wants_retry: false }
     }
 
     /// The node takes a request; this is its answer.
@@ -92,16 +89,16 @@ impl Stream {
         request: &PushRequest,
         fate: &Fate,
     ) -> PushResponse {
-        let mut firsts = HashMap::new();
         let answers = (0_u32..).zip(&request.messages).map(|(index, message)| {
-            let id = (request.producer_id, request.sequence + u64::from(index));
+            let name = Numbered {
+                producer: ProducerId(request.producer_id),
+                epoch: ProducerEpoch(request.producer_epoch),
+                sequence: Sequence(request.sequence + u64::from(index)),
+            };
             if is_too_large(message) {
                 return Outcome { first: index, count: 1, ..rejected(ErrorCode::MessageTooLarge, false) };
             }
-            let first = *firsts.entry(vbucket_of(message)).or_insert(id.1);
-            let is_oldest = request.settled_below == request.sequence;
-            let settled_below = if is_oldest { first } else { request.settled_below };
-            let outcome = store_one(self, vbuckets, is_up, message, (id, settled_below), fate);
+            let outcome = store_one(self, vbuckets, is_up, message, name, fate);
             Outcome { first: index, count: 1, ..outcome }
         });
         PushResponse { outcomes: answers.collect(), positions: Vec::new() }
@@ -143,26 +140,19 @@ fn store_one(
     vbuckets: &mut [VBucket],
     is_up: &[bool],
     message: &v1::Message,
-    ((producer, sequence), settled_below): ((u64, u64), u64),
+    name: Numbered,
     fate: &Fate,
 ) -> Outcome {
     let at = vbucket_of(message);
     let vbucket = &mut vbuckets[usize::from(at)];
-    let hole = stream.holes.entry((producer, at)).or_default();
-    *hole = hole.take().and_then(|hole| hole.settled(Sequence(settled_below)));
-    let refuse = |hole: &mut Option<Hole>| {
-        hole.get_or_insert_with(|| Hole::new(Sequence(sequence))).add(Sequence(sequence));
-    };
-    if hole.as_ref().is_some_and(|hole| !hole.admits(Sequence(sequence))) {
-        refuse(hole);
+    let row = stream.rows.entry((name.producer.0, at)).or_default();
+    if !row.admits(name.epoch, name.sequence) {
+        row.refuse(name.epoch, name.sequence);
         return rejected(ErrorCode::OutOfSequence, true);
     }
-    let mut store = |is_refused| {
-        if !is_up[vbucket.leader] {
-            return Err(ErrorCode::NotLeader);
-        }
-        let id = (ProducerId(producer), Sequence(sequence));
-        vbucket.store(id, Sequence(settled_below), number_of(message), is_refused)
+    let mut store = |is_refused| match is_up[vbucket.leader] {
+        true => vbucket.store(name, number_of(message), is_refused),
+        false => Err(ErrorCode::NotLeader),
     };
     let outcome = match fate {
         Fate::Fine => store(false),
@@ -171,17 +161,17 @@ fn store_one(
             if *is_stored {
                 let _ = store(false);
             }
-            refuse(hole);
+            row.refuse(name.epoch, name.sequence);
             return Outcome { kind: OutcomeKind::Unknown.into(), ..Outcome::default() };
         }
     };
     match outcome {
         Ok(duplicate) => {
-            *hole = hole.take().and_then(|hole| hole.behind(Sequence(sequence)));
+            row.pass(name.epoch, name.sequence);
             Outcome { kind: OutcomeKind::Committed.into(), duplicate, ..Outcome::default() }
         }
         Err(code) => {
-            refuse(hole);
+            row.refuse(name.epoch, name.sequence);
             rejected(code, true)
         }
     }

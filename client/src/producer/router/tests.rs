@@ -406,3 +406,26 @@ fn vbuckets_that_change_back_meanwhile_do_not_wait_for_each_other() {
     }
     assert!(bench.router.window(a).is_empty() && bench.router.window(b).is_empty());
 }
+
+#[test]
+fn lane_goes_on_above_the_epoch_of_the_lane_that_a_vbucket_comes_from() {
+    let mut bench = Bench::new();
+    bench.map("abaa");
+    let (a, b) = (bench.push(0), bench.push(1));
+    bench.connect(a, "a");
+    bench.connect(b, "b");
+    let epoch_of = |bench: &mut Bench, slot| {
+        let requests = bench.send(slot);
+        bench.commit(slot, &requests);
+        requests[0].producer_epoch
+    };
+    assert_eq!((epoch_of(&mut bench, a), epoch_of(&mut bench, b)), (1, 2));
+    bench.map("baaa");
+    assert_eq!((bench.push(0), bench.push(1)), (b, a));
+    assert_eq!(epoch_of(&mut bench, b), 2, "it is above that of the other lane");
+    assert_eq!(epoch_of(&mut bench, a), 3);
+    bench.router.remove(a);
+    bench.map("bbbb");
+    assert_eq!(bench.push(1), b);
+    assert_eq!(epoch_of(&mut bench, b), 4, "above that of a lane that is gone");
+}
