@@ -88,9 +88,12 @@ impl Shard {
         storing.outcome.messages += u32::try_from(run.len()).unwrap_or(u32::MAX);
         if epoch.is_some_and(|epoch| !self.leads_in(vbucket, epoch)) {
             self.stats.rejected_messages += run.len() as u64;
-            self.note_early(storing.push, run, epoch.unwrap_or_default(), vbucket);
-            let refused = run.iter().filter_map(|entry| exception(entry.index, Append::NotLeader));
-            storing.outcome.exceptions.extend(refused);
+            let epoch = epoch.unwrap_or_default();
+            for entry in run {
+                let is_noted = self.note_early(storing.push, entry, epoch, vbucket);
+                let refused = if is_noted { exception(entry.index, Append::NotLeader) } else { Some(forgotten(entry)) };
+                storing.outcome.exceptions.extend(refused);
+            }
             return;
         }
         let set = self.writers.set_of(vbucket);
@@ -109,12 +112,12 @@ impl Shard {
         }
     }
 
-    /// Notes what was refused because it is for an epoch that this shard has not heard of.
-    fn note_early(&mut self, push: &Push, run: &[wire::Entry], epoch: Epoch, vbucket: VBucketId) {
+    /// Notes what is refused, if it is for an epoch that this shard has not heard of. Returns whether nothing behind it
+    /// will be stored before it comes again.
+    fn note_early(&mut self, push: &Push, entry: &wire::Entry, epoch: Epoch, vbucket: VBucketId) -> bool {
         let is_ahead = self.places.get(usize::from(vbucket.0)).is_some_and(|place| place.epoch < epoch);
-        for message in run.iter().filter_map(|entry| push.message_of(entry.index)).filter(|_| is_ahead) {
-            self.early.note(vbucket, epoch, message);
-        }
+        let message = push.message_of(entry.index).filter(|_| is_ahead);
+        message.is_none_or(|message| self.early.note(vbucket, epoch, message))
     }
 
     /// Whether this shard leads a vbucket in this very epoch.
@@ -234,10 +237,13 @@ impl Shard {
     /// Stores nothing of a request. What follows it from the same producer has to wait for its retry.
     fn refuse(&mut self, push: &Push, reason: &Arc<str>) -> PartOutcome {
         let mut exceptions = Vec::new();
-        for entry in &push.entries {
+        for (at, entry) in push.entries.iter().enumerate() {
             let vbucket = self.config.vbuckets.vbucket_of(entry.token);
             if !self.config.owns(vbucket) {
                 continue;
+            }
+            if let Some(epoch) = push.epochs.get(at) {
+                self.note_early(push, entry, *epoch, vbucket);
             }
             if let Some(Some(replica)) = self.replicas.get_mut(usize::from(vbucket.0))
                 && let Some(message) = push.message_of(entry.index)
@@ -251,6 +257,13 @@ impl Shard {
         let messages = u32::try_from(exceptions.len()).unwrap_or(u32::MAX);
         PartOutcome { messages, exceptions, positions: Vec::new() }
     }
+}
+
+/// The refusal of a message for an epoch that is still to come, of which nobody here would know later that it was. Whoever
+/// forwarded it has to tell its producer: it is not sent again before anything behind it.
+fn forgotten(entry: &wire::Entry) -> Exception {
+    let reason = "the leader waits for its role, and for too many messages to come again".to_owned();
+    Exception { index: entry.index, kind: ExceptionKind::Rejected { code: ErrorCode::Overloaded, reason } }
 }
 
 /// Room for every message of a request with its broker-assigned fields, and for the prefix of each block it may take.
