@@ -52,6 +52,8 @@ struct Queue {
     frames: VecDeque<FrameBuf>,
     waker: Option<Waker>,
     is_closed: bool,
+    /// Some of it was given to a transport.
+    has_given: bool,
 }
 
 /// Where frames are put. What it holds is bounded by what the shard lets be unacknowledged.
@@ -74,6 +76,11 @@ impl FrameQueue {
         if let Some(waker) = queue.waker.take() {
             waker.wake();
         }
+    }
+
+    /// Whether some of what was put may have left.
+    pub(crate) fn has_given(&self) -> bool {
+        self.0.borrow().has_given
     }
 
     /// The stream of what is put.
@@ -112,7 +119,10 @@ impl Body for Frames {
         };
         let mut queue = queue.0.borrow_mut();
         match queue.frames.pop_front() {
-            Some(frame) => Poll::Ready(Some(Ok(http_body::Frame::data(frame)))),
+            Some(frame) => {
+                queue.has_given = true;
+                Poll::Ready(Some(Ok(http_body::Frame::data(frame))))
+            }
             None if queue.is_closed => Poll::Ready(None),
             None => {
                 queue.waker = Some(cx.waker().clone());

@@ -18,15 +18,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::outbound::poll_message;
 use super::relay::{HistoryBody, Read, RelayBody};
 use super::{
-    FRAME_BYTES_MAX, FrameQueue, Frames, Method, SERVED_KEEP_ALIVE, SERVED_KEEP_ALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
+    FRAME_BYTES_MAX, FrameQueue, Frames, Method, SERIAL, SERVED_KEEP_ALIVE, SERVED_KEEP_ALIVE_TIMEOUT,
+    STREAM_WINDOW_BYTES,
 };
-use crate::worker::{LocalExecutor, Worker};
+use crate::worker::{ForwardLink, LocalExecutor, Worker};
 
 /// Serves the streams of one connection.
 struct DataService {
     worker: Rc<Worker>,
-    /// Who has dialled.
-    from: Member,
+    /// Who has dialled: which worker of which process.
+    from: (Member, u16),
 }
 
 impl Service<Request<Incoming>> for DataService {
@@ -39,12 +40,14 @@ impl Service<Request<Incoming>> for DataService {
         let mut response = Response::new(queue.frames());
         let method = Method::ALL.into_iter().find(|method| method.path() == request.uri().path());
         let (worker, from) = (self.worker.clone(), self.from);
+        let serial = request.headers().get(SERIAL).and_then(|serial| serial.to_str().ok()?.parse().ok());
         match method {
             Some(Method::Replicate) => {
-                tokio::task::spawn_local(follow(worker, from, request.into_body(), queue));
+                tokio::task::spawn_local(follow(worker, from.0, request.into_body(), queue));
             }
             Some(Method::Forward) => {
-                tokio::task::spawn_local(take_forwards(worker, from, request.into_body(), queue));
+                let link = ForwardLink { from, serial: serial.unwrap_or_default() };
+                tokio::task::spawn_local(take_forwards(worker, link, request.into_body(), queue));
             }
             Some(Method::Relay) => {
                 let body = RelayBody::new(worker, request.into_body());
@@ -87,10 +90,15 @@ async fn follow(worker: Rc<Worker>, leader: Member, mut body: Incoming, queue: F
     queue.close();
 }
 
-/// Takes what another node forwards, until the stream ends or makes no sense.
-async fn take_forwards(worker: Rc<Worker>, from: Member, mut body: Incoming, queue: FrameQueue) {
+/// Takes what another node forwards, until the stream ends, makes no sense, or has a successor: that begins with what
+/// this one has not answered, and what is left of this one would overtake it.
+async fn take_forwards(worker: Rc<Worker>, link: ForwardLink, mut body: Incoming, queue: FrameQueue) {
+    let (from, _) = link.from;
     let mut deframer = Deframer::new(FORWARD_BYTES_MAX);
-    while let Some(message) = std::future::poll_fn(|cx| poll_message(&mut body, &mut deframer, cx)).await {
+    while worker.is_newest(link)
+        && let Some(message) = std::future::poll_fn(|cx| poll_message(&mut body, &mut deframer, cx)).await
+        && worker.is_newest(link)
+    {
         let taken = message.map_err(|error| error.to_string());
         let taken = taken.and_then(|it| worker.take_forwarded(it, &queue).map_err(|error| error.to_string()));
         if let Err(error) = taken {
@@ -102,7 +110,7 @@ async fn take_forwards(worker: Rc<Worker>, from: Member, mut body: Incoming, que
 }
 
 /// Serves another process' connection until it ends.
-pub(crate) async fn serve(worker: Rc<Worker>, from: Member, stream: tokio::net::TcpStream) {
+pub(crate) async fn serve(worker: Rc<Worker>, from: (Member, u16), stream: tokio::net::TcpStream) {
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -113,6 +121,6 @@ pub(crate) async fn serve(worker: Rc<Worker>, from: Member, stream: tokio::net::
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), DataService { worker, from });
     if let Err(error) = connection.await {
-        tracing::debug!(%from, %error, "a peer's connection broke");
+        tracing::debug!(from = %from.0, %error, "a peer's connection broke");
     }
 }

@@ -52,6 +52,9 @@ impl Method {
     }
 }
 
+/// The header that numbers the streams of one worker: later ones have higher numbers, in whichever order they arrive.
+const SERIAL: &str = "broky-serial";
+
 /// Frames of this size are taken in one piece.
 const FRAME_BYTES_MAX: u32 = 4 << 20;
 /// What a follower may be sent before it has read: several blocks, so that the next is there when one was taken.
@@ -62,7 +65,7 @@ const HISTORY_WINDOW_BYTES: u32 = 256 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Silence after a ping that ends the link.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same for whoever was dialled. What comes on a link that was silent for so long is not taken any more: whoever
-/// pushed it may have given it up since, and pushed what comes behind it by another way.
+/// The same for whoever was dialled. What comes on a link that was silent for so long is not taken any more: most likely
+/// whoever pushed it has given it up since.
 const SERVED_KEEP_ALIVE: Duration = Duration::from_secs(2);
 const SERVED_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{FRAME_BYTES_MAX, FrameQueue, KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, Method};
+use super::{FRAME_BYTES_MAX, FrameQueue, KEEP_ALIVE, KEEP_ALIVE_TIMEOUT, Method, SERIAL};
 use crate::peer::{DialError, greet};
 use crate::worker::LocalExecutor;
 
@@ -23,20 +23,24 @@ use crate::worker::LocalExecutor;
 pub(crate) struct Outbound {
     body: Incoming,
     deframer: Deframer,
-    connection: tokio::task::AbortHandle,
+    _connection: Connection,
 }
 
-impl Drop for Outbound {
+/// Ends with whoever wants it.
+struct Connection(tokio::task::AbortHandle);
+
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.connection.abort();
+        self.0.abort();
     }
 }
 
-/// Connects to a process and begins to send it what is put into `queue`.
+/// Connects to a process and begins to send it what is put into `queue`: some of it may have arrived even if that fails
+/// ([`FrameQueue::has_given`]). `serial` is higher than that of the streams before.
 pub(crate) async fn open(
     address: &str,
     hello: &Hello,
-    method: Method,
+    (method, serial): (Method, u64),
     queue: &FrameQueue,
     deadline: Duration,
 ) -> Result<Outbound, DialError> {
@@ -56,8 +60,10 @@ pub(crate) async fn open(
                 tracing::debug!(%error, "a data link ended");
             }
         });
+        let connection = Connection(connection.abort_handle());
         let request = Request::post(format!("http://{address}{}", method.path()))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
+            .header(SERIAL, HeaderValue::from(serial))
             .body(queue.frames())
             .map_err(|error| DialError::Io(std::io::Error::other(error)))?;
         let response = sender.send_request(request).await?;
@@ -66,7 +72,7 @@ pub(crate) async fn open(
             return Err(DialError::Io(std::io::Error::other(words)));
         }
         let (body, deframer) = (response.into_body(), Deframer::new(MESSAGE_BYTES_MAX));
-        Ok(Outbound { body, deframer, connection: connection.abort_handle() })
+        Ok(Outbound { body, deframer, _connection: connection })
     };
     tokio::time::timeout(deadline, dialling).await.unwrap_or(Err(DialError::Silent(deadline)))
 }
@@ -113,6 +119,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::data::frames::Frames;
 
     /// Serves one connection until `fallen_silent` says otherwise, and keeps it open then.
     async fn serve_for_a_while(listener: TcpListener, fallen_silent: oneshot::Receiver<()>) {
@@ -143,12 +150,47 @@ mod tests {
             let peer = tokio::task::spawn_local(serve_for_a_while(listener, fallen_silent));
             let queue = FrameQueue::default();
             let limit = Duration::from_secs(60);
-            let mut link = open(&address, &hello, Method::Relay, &queue, limit).await.unwrap();
+            let mut link = open(&address, &hello, (Method::Relay, 1), &queue, limit).await.unwrap();
             fall_silent.send(()).unwrap();
             // Well above what is promised, and below what hyper does by itself.
             let ended = tokio::time::timeout(Duration::from_secs(15), link.next()).await;
             assert!(matches!(ended, Ok(None)), "{ended:?}");
             assert!(!peer.is_finished(), "the peer has closed nothing");
+        };
+        tokio::task::LocalSet::new().run_until(scene).await;
+    }
+
+    #[tokio::test]
+    async fn peer_that_takes_a_request_and_does_not_answer_may_have_taken_what_came_with_it() {
+        let member = Member { node: NodeId(1), incarnation: Incarnation(1) };
+        let hello = Hello { purpose: Purpose::Data, shard: 0, cluster: None, from: Some(member), to: Some(member) };
+        let scene = async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let peer = tokio::task::spawn_local(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.read_exact(&mut [0; HELLO_BYTES]).await.unwrap();
+                stream.write_all(&Reply::Ok.encode()).await.unwrap();
+                let no_answer = |_: Request<Incoming>| async {
+                    std::future::pending::<Result<http::Response<Frames>, Infallible>>().await
+                };
+                let serving = hyper::server::conn::http2::Builder::new(LocalExecutor);
+                serving.serve_connection(TokioIo::new(stream), service_fn(no_answer)).await
+            });
+            let queue = FrameQueue::default();
+            queue.push(Bytes::from_static(b"a part").into());
+            let given = async {
+                while !queue.has_given() {
+                    tokio::task::yield_now().await
+                }
+            };
+            let opened = open(&address, &hello, (Method::Forward, 1), &queue, Duration::from_secs(60));
+            tokio::select! {
+                _ = opened => panic!("nobody has answered"),
+                () = given => {}
+            }
+            // Whoever has opened it has given it up: it ends, and says nothing more.
+            assert!(tokio::time::timeout(Duration::from_secs(60), peer).await.is_ok());
         };
         tokio::task::LocalSet::new().run_until(scene).await;
     }

@@ -29,10 +29,33 @@ struct Waiting {
     answers: FrameQueue,
 }
 
+/// A stream on which a worker of another process forwards.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ForwardLink {
+    /// Which worker of which process.
+    pub(crate) from: (Member, u16),
+    /// Higher than that of the links before it.
+    pub(crate) serial: u64,
+}
+
+/// The newest link of each worker that forwards to this one, by its serial.
+#[derive(Default)]
+struct Newest(BTreeMap<(Member, u16), u64>);
+
+impl Newest {
+    /// Whether no link that is newer than this one is known; it is known from now on.
+    fn is_newest(&mut self, link: ForwardLink) -> bool {
+        let newest = self.0.entry(link.from).or_default();
+        *newest = link.serial.max(*newest);
+        *newest == link.serial
+    }
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Forwards {
     links: RefCell<BTreeMap<Member, Link>>,
+    newest: RefCell<Newest>,
     waiting: RefCell<Slab<Waiting>>,
 }
 
@@ -51,27 +74,25 @@ impl Worker {
 
     /// Forwards to one process until the link breaks.
     async fn keep_forwarding(self: Rc<Self>, member: Member, queue: FrameQueue) {
-        let is_sent = match self.dial_forward(member, &queue).await {
-            None => false,
-            Some(mut stream) => {
-                while let Some(Ok(message)) = stream.next().await {
-                    let Ok((id, outcome)) = outcome_of(message) else { break };
-                    self.spin.note_work();
-                    self.route(|router, now, out| router.handle_outcome(now, id, outcome, out));
-                }
-                true
+        if let Some(mut stream) = self.dial_forward(member, &queue).await {
+            while let Some(Ok(message)) = stream.next().await {
+                let Ok((id, outcome)) = outcome_of(message) else { break };
+                self.spin.note_work();
+                self.route(|router, now, out| router.handle_outcome(now, id, outcome, out));
             }
-        };
+        }
         self.forwards.links.borrow_mut().remove(&member);
         self.route(|router, now, out| {
-            let unsent = if is_sent { Vec::new() } else { router.unanswered_at(member) };
+            // A peer that does not answer may have taken what it was sent.
+            let unsent = if queue.has_given() { Vec::new() } else { router.unanswered_at(member) };
             router.handle_link_down(now, member, &unsent, out);
         });
     }
 
     async fn dial_forward(&self, member: Member, queue: &FrameQueue) -> Option<data::Outbound> {
         let address = self.peer_address(member)?;
-        match data::open(&address, &self.hello_to(member), Method::Forward, queue, super::peers::DIAL_TIMEOUT).await {
+        let method = (Method::Forward, self.next_serial());
+        match data::open(&address, &self.hello_to(member), method, queue, super::peers::DIAL_TIMEOUT).await {
             Ok(stream) => Some(stream),
             Err(error) => {
                 tracing::debug!(%member, %address, %error, "a leader cannot be reached");
@@ -93,9 +114,15 @@ impl Worker {
             }
             is_alive
         });
+        self.forwards.newest.borrow_mut().0.retain(|(member, _), _| self.is_current(*member));
         for member in gone {
             self.route(|router, now, out| router.handle_link_down(now, member, &[], out));
         }
+    }
+
+    /// Whether what comes on a link is still wanted: no later one has begun.
+    pub(crate) fn is_newest(&self, link: ForwardLink) -> bool {
+        self.forwards.newest.borrow_mut().is_newest(link)
     }
 
     /// Stores what another node has forwarded; the outcome goes to `answers`.
@@ -122,4 +149,22 @@ impl Worker {
 
 fn outcome_of(message: Bytes) -> Result<(PartId, PartOutcome), ForwardError> {
     decode_outcome(message).map(PartOutcome::of_forwarded)
+}
+
+#[cfg(test)]
+mod tests {
+    use broky_proto::id::{Incarnation, NodeId};
+
+    use super::*;
+
+    #[test]
+    fn link_is_not_read_on_once_its_successor_has_begun_in_whichever_order_they_arrive() {
+        let mut newest = Newest::default();
+        let member = Member { node: NodeId(1), incarnation: Incarnation(1) };
+        let link = |worker, serial| ForwardLink { from: (member, worker), serial };
+        assert!(newest.is_newest(link(0, 4)) && newest.is_newest(link(1, 3)));
+        assert!(newest.is_newest(link(0, 7)));
+        assert!(!newest.is_newest(link(0, 4)) && newest.is_newest(link(1, 3)) && newest.is_newest(link(0, 7)));
+        assert!(!newest.is_newest(link(0, 6)), "it was under way for longer than the next");
+    }
 }

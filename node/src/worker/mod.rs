@@ -25,6 +25,7 @@ use tokio::task::AbortHandle;
 use tonic::service::Routes;
 
 pub(crate) use connection::LocalExecutor;
+pub(crate) use forward::ForwardLink;
 pub(crate) use inbox::{HeldLog, Inbox, ToWorker, WorkerStats};
 pub(crate) use peers::FromWorker;
 pub(crate) use requests::PushTicket;

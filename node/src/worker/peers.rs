@@ -79,6 +79,7 @@ impl Peers {
         }
     }
 
+    /// Numbers what it is asked for.
     fn next_id(&self) -> u64 {
         self.next_id.replace(self.next_id.get() + 1)
     }
@@ -128,6 +129,11 @@ impl Worker {
         Hello { purpose: Purpose::Data, shard: config.shard.0, cluster, from, to }
     }
 
+    /// Numbers the streams that this worker opens.
+    pub(super) fn next_serial(&self) -> u64 {
+        self.peers.next_id()
+    }
+
     /// Has links looked after from now on.
     pub(super) fn note_company(&self) {
         self.peers.has_company.notify_one();
@@ -175,7 +181,8 @@ impl Worker {
         loop {
             let Some(address) = self.peers.address_of(member.node) else { return };
             let queue = FrameQueue::default();
-            match data::open(&address, &self.hello_to(member), Method::Replicate, &queue, DIAL_TIMEOUT).await {
+            let method = (Method::Replicate, self.next_serial());
+            match data::open(&address, &self.hello_to(member), method, &queue, DIAL_TIMEOUT).await {
                 Ok(stream) => {
                     backoff = BACKOFF_MIN;
                     self.lead(member, stream, queue).await;
@@ -227,7 +234,7 @@ impl Worker {
     /// Takes a leader's connection.
     pub(super) fn serve_peer(self: &Rc<Self>, stream: std::net::TcpStream, hello: &Hello) {
         let (Some(leader), Ok(stream)) = (hello.from, tokio::net::TcpStream::from_std(stream)) else { return };
-        tokio::task::spawn_local(data::serve(self.clone(), leader, stream));
+        tokio::task::spawn_local(data::serve(self.clone(), (leader, hello.shard), stream));
     }
 
     /// Begins a stream from a leader. The receiver ends when the shard wants no more of it.

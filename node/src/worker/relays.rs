@@ -90,7 +90,8 @@ impl Worker {
         loop {
             let Some(address) = self.peer_address(member) else { return };
             let queue = FrameQueue::default();
-            match data::open(&address, &self.hello_to(member), Method::Relay, &queue, DIAL_TIMEOUT).await {
+            let method = (Method::Relay, self.next_serial());
+            match data::open(&address, &self.hello_to(member), method, &queue, DIAL_TIMEOUT).await {
                 Ok(stream) => {
                     backoff = BACKOFF_MIN;
                     self.take_relayed(member, stream, queue).await;
@@ -161,7 +162,8 @@ impl Worker {
         let queue = FrameQueue::default();
         queue.push(request.into());
         queue.close();
-        let opened = data::open(&address, &self.hello_to(member), Method::History, &queue, DIAL_TIMEOUT).await;
+        let method = (Method::History, self.next_serial());
+        let opened = data::open(&address, &self.hello_to(member), method, &queue, DIAL_TIMEOUT).await;
         let Ok(mut stream) = opened else { return false };
         let mut stalled_at = Instant::now() + STALLED;
         loop {
