@@ -288,6 +288,13 @@ impl Router {
         self.unanswered.iter().filter(|(_, (to, _))| *to == Target::Node(member)).map(|(id, _)| *id).collect()
     }
 
+    /// Whether nothing that came here has any bearing on what comes of a producer: nothing is on its way, and nothing of
+    /// its was refused.
+    #[must_use]
+    pub fn is_clear(&self, producer: ProducerId) -> bool {
+        self.waiting.is_empty() && self.unanswered.is_empty() && !self.rows.knows(producer)
+    }
+
     /// When [`Router::handle_timeout`] has something to do.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Timestamp> {
@@ -305,19 +312,18 @@ impl Router {
         let vbuckets = self.vbuckets;
         let Some(rows) = self.rows.of(batch.push.producer) else { return batch };
         let mut exceptions = Vec::new();
-        let mut entries = batch.push.entries.clone();
-        entries.retain(|entry| {
+        for entry in &batch.push.entries {
             let message = batch.push.message_of(entry.index);
-            let is_admitted =
-                message.is_none_or(|message| rows.admit(vbuckets.vbucket_of(entry.token), message, batch.arrival));
-            if !is_admitted {
+            if message.is_some_and(|message| !rows.admit(vbuckets.vbucket_of(entry.token), message, batch.arrival)) {
                 exceptions.extend(exception(entry.index, Append::OutOfSequence));
             }
-            is_admitted
-        });
+        }
         if exceptions.is_empty() {
             return batch;
         }
+        let mut refused = exceptions.iter().map(|exception: &Exception| exception.index).peekable();
+        let is_admitted = |entry: &&Entry| refused.next_if_eq(&entry.index).is_none();
+        let entries = batch.push.entries.iter().filter(is_admitted).copied().collect();
         if batch.is_in_doubt {
             exceptions.iter_mut().for_each(doubt);
         }

@@ -80,6 +80,11 @@ impl Rows {
         if self.producers.is_empty() { None } else { self.producers.get_mut(&producer) }
     }
 
+    /// Whether any row of a producer was ever broken.
+    pub(crate) fn knows(&self, producer: ProducerId) -> bool {
+        self.producers.contains_key(&producer)
+    }
+
     /// A message was not committed, and may come again.
     pub(crate) fn break_at(&mut self, vbucket: VBucketId, message: Numbered, arrival: u64) {
         if self.count >= ROWS_MAX {

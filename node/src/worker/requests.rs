@@ -84,9 +84,11 @@ impl Worker {
         let key = this.requests.borrow_mut().table.insert(waiting);
         // Streams stop to be read long before that, but each may have one request on its way.
         let has_room = this.abroad_bytes.get().saturating_add(request.len()) <= 2 * this.waiting_bytes_max;
-        if !has_room && !this.is_alone.get() {
+        // A lone node leads everything. What is left of the time when it was not goes first.
+        let is_alone = this.is_alone.get() && this.router.borrow().is_clear(push.producer);
+        if !has_room && !is_alone {
             this.route(|router, _, out| router.refuse(key as u64, push, "too many pushes wait for their outcome", out));
-        } else if this.is_alone.get() {
+        } else if is_alone {
             let ticket = ticket(this.id(), &Waits::Request(key));
             let abroad = this.hand_out(&request, push, ticket);
             this.note_abroad(key, abroad);
