@@ -65,7 +65,6 @@ pub(super) fn apply(batch: &mut Batch, response: PushResponse, summary: &mut Flu
             answer.wants_leave |= outcome.code() == ErrorCode::ShuttingDown;
         }
     }
-    batch.must_repeat = answer.wants_retry;
     batch.outcomes.add_positions(response.positions);
     for outcome in response.outcomes {
         let settled = match outcome.kind() {
@@ -97,7 +96,6 @@ pub(super) fn give_up(batch: &mut Batch, is_unanswered: bool, reason: &str, summ
         Some(refusal) if !batch.is_in_doubt && !is_unanswered => refusal,
         Some(_) | None => PushError::Unknown { reason: reason.into() },
     };
-    batch.must_repeat = false;
     let settled = Settled::Failed(error);
     let count = batch.settle_rest(settled.clone());
     summary.add(&settled, count);

@@ -58,9 +58,6 @@ pub(crate) struct Batch {
     pub(super) messages: u32,
     /// Messages without an outcome.
     pub(super) unsettled: u32,
-    /// The last answer refused some of it, maybe of what an earlier one had settled. The node lets nothing behind those
-    /// pass before they have come again.
-    pub(super) must_repeat: bool,
     /// What it takes of the in-flight window.
     pub(super) charge: usize,
     pub(super) deadline: Instant,
@@ -78,7 +75,6 @@ impl Batch {
             sequence: None,
             messages: 0,
             unsettled: 0,
-            must_repeat: false,
             charge: 0,
             deadline,
             outcomes: Arc::default(),
@@ -161,7 +157,7 @@ impl Batch {
 
     /// Whether nothing of it is to be sent any more.
     pub(super) fn is_done(&self) -> bool {
-        self.unsettled == 0 && !self.must_repeat
+        self.unsettled == 0
     }
 
     /// Settles the messages of this run that have no outcome; returns how many those were.

@@ -264,7 +264,8 @@ impl Window {
     /// The wait before a retry is over.
     pub(crate) fn handle_retry(&mut self) {
         if self.phase == Phase::Holding {
-            self.phase = Phase::Probing;
+            // What was refused may have been settled by an earlier answer.
+            self.phase = if self.is_empty() { Phase::Sending } else { Phase::Probing };
             self.rewind();
         }
     }

@@ -194,6 +194,7 @@ impl Router {
         if self.routes.as_ref().is_some_and(|routes| map.vbucket_count().len() < routes.count.len()) {
             for slot in self.live().collect::<Vec<_>>() {
                 self.act(slot, |window| window.give_up_all("the cluster was founded anew, with fewer vbuckets"));
+                self.past_epoch = self.past_epoch.max(self.lane(slot).window.epoch());
             }
         }
         if let Some(routes) = &mut self.routes {
