@@ -1,14 +1,14 @@
 //! Whether a producer's messages of a vbucket come one behind the other.
 //!
 //! A producer raises its *epoch* whenever it goes back: what it pushes from then on begins with the first message that it
-//! has no outcome of. So the messages of one epoch are a row without a gap, on one way to the leader, and what is stored
-//! of several such rows is in order, as long as nothing is stored of a row beyond a message of it that was refused, and
-//! nothing of an older row once a younger one is there.
+//! has no outcome of. So the messages of one epoch are a row without a gap, and what is stored of several such rows is in
+//! order, as long as nothing is stored of a row beyond a message of it that was refused, and nothing of an older row once
+//! a younger one is there.
 //!
-//! A row that broke is mended within its epoch as well: by a node that sends on what another refused to lead, and by a
-//! client that knows nothing of epochs and pushes again on the same stream. That begins with the first that was refused, and
-//! up to the last that was, whatever comes next is the next: nothing beyond has ever been let through. It would not do for
-//! two ways to the leader at the same time; hence the epochs.
+//! A row that broke is mended within its epoch as well: by a node that forwards and sends again what was not taken, or what
+//! went on a link that broke, and by a client that knows nothing of epochs and pushes again on the same stream. That begins
+//! with the first that was refused, and up to the last that was, whatever comes next is the next. It would not do for two
+//! that come at the same time: hence the epochs, and hence a link between nodes is not read on once its successor has begun.
 //!
 //! Source: the producer epochs of Kafka (KIP-98, KIP-360).
 

@@ -87,6 +87,7 @@ async fn broken_request_is_refused_whole(workers: u16) {
         ("messages that are a number", good().varint(1, 1), "wire type"),
         ("acks that are bytes", good().bytes(2, "x"), "wire type"),
         ("a producer_id of four bytes", good().tag(3, FIXED32).raw(&[1; 4]), "wire type"),
+        ("a producer_epoch of eight bytes", good().tag(6, FIXED64).raw(&[1; 8]), "wire type"),
         ("a producer_id cut short", good().tag(3, FIXED64).raw(&[1; 7]), "beyond the end"),
         ("a group", good().tag(9, GROUP).tag(9, GROUP + 1), "wire type"),
         ("a producer without a sequence", good().fixed64(3, 7), "producer_id without sequence"),

@@ -10,6 +10,7 @@ with_one_and_three_workers!(
     repeated_request_on_another_connection_is_stored_once,
     request_without_a_producer_is_stored_each_time,
     sequence_of_somebody_else_is_refused,
+    what_a_broken_stream_left_on_its_way_is_not_stored,
 );
 
 const MESSAGES: usize = 50;
@@ -96,27 +97,47 @@ async fn request_without_a_producer_is_stored_each_time(workers: u16) {
     node.stop().await;
 }
 
+/// A request of one message, of the same vbucket as any other such.
+fn one(sequence: u64, producer_epoch: u32) -> PushRequest {
+    let messages = vec![Message { key: "k".into(), ..Message::default() }];
+    PushRequest { messages, producer_id: 3, sequence, producer_epoch, ..PushRequest::default() }
+}
+
+#[track_caller]
+fn assert_out_of_sequence(response: &PushResponse) {
+    assert_eq!(response.outcomes.len(), 1);
+    let outcome = &response.outcomes[0];
+    assert_eq!((outcome.kind(), outcome.code()), (OutcomeKind::Rejected, ErrorCode::OutOfSequence));
+}
+
 async fn sequence_of_somebody_else_is_refused(workers: u16) {
     let node = TestNode::start(workers);
     let mut connection = Connection::open(node.address()).await;
     let mut call = connection.call("PushStream").await;
-    let one = |key: &str, sequence| PushRequest {
-        messages: vec![Message { key: key.to_owned().into(), ..Message::default() }],
-        producer_id: 3,
-        sequence,
-        ..PushRequest::default()
-    };
-    // Of one vbucket: 1, 5, and then 3, which was never there.
-    push(&mut call, &one("k", 1)).await;
-    push(&mut call, &one("k", 5)).await;
-    let response = push(&mut call, &one("k", 3)).await;
-    assert_eq!(response.outcomes.len(), 1);
-    assert_eq!(
-        (response.outcomes[0].kind(), response.outcomes[0].code()),
-        (OutcomeKind::Rejected, ErrorCode::OutOfSequence)
-    );
+    // 1, 5, and then 3, which was never there.
+    push(&mut call, &one(1, 0)).await;
+    push(&mut call, &one(5, 0)).await;
+    assert_out_of_sequence(&push(&mut call, &one(3, 0)).await);
     assert_stored(&node, 2, 0).await;
     drop((call, connection));
+    node.until_nothing_is_left().await;
+    node.stop().await;
+}
+
+async fn what_a_broken_stream_left_on_its_way_is_not_stored(workers: u16) {
+    let node = TestNode::start(workers);
+    let mut first = Connection::open(node.address()).await;
+    let mut second = Connection::open(node.address()).await;
+    let (mut left, mut next) = (first.call("PushStream").await, second.call("PushStream").await);
+    push(&mut left, &one(1, 1)).await;
+    // The producer goes back, on another stream, and has given up 2.
+    push(&mut next, &one(3, 2)).await;
+    assert_out_of_sequence(&push(&mut left, &one(2, 1)).await);
+    // Nothing of the former is stored beyond either, though all of that is new.
+    assert_out_of_sequence(&push(&mut left, &one(4, 1)).await);
+    push(&mut next, &one(4, 2)).await;
+    assert_stored(&node, 3, 0).await;
+    drop((left, next, first, second));
     node.until_nothing_is_left().await;
     node.stop().await;
 }

@@ -61,6 +61,8 @@ struct World {
     logs: Vec<Log>,
     /// Parts on their way to each target, in order.
     on_their_way: BTreeMap<Target, VecDeque<Part>>,
+    /// On links that broke. A target takes them until it takes something of a later one; nobody waits for the answers.
+    left: BTreeMap<Target, VecDeque<Part>>,
     answers: BTreeMap<Target, VecDeque<(PartId, PartOutcome)>>,
     pushed: Vec<Pushed>,
     /// Per producer: requests whose answer it has not got. A stream answers in the order of the requests.
@@ -76,6 +78,8 @@ struct World {
     in_doubt: BTreeSet<(u64, u64)>,
     /// Faults are over.
     is_calm: bool,
+    /// Links break, and leaders refuse, more often than not.
+    is_stormy: bool,
 }
 
 impl World {
@@ -101,6 +105,7 @@ impl World {
             router: Router::new(members[0], 1, vbuckets),
             logs: (0..VBUCKETS).map(|_| log()).collect(),
             on_their_way: BTreeMap::new(),
+            left: BTreeMap::new(),
             answers: BTreeMap::new(),
             pushed: Vec::new(),
             unanswered: vec![VecDeque::new(); 2],
@@ -113,6 +118,7 @@ impl World {
             answered: 0,
             in_doubt: BTreeSet::new(),
             is_calm: false,
+            is_stormy: seed % 4 == 3,
         };
         world.learn();
         world
@@ -196,13 +202,22 @@ impl World {
 
     /// Lets a target store the oldest part on its way to it.
     fn store(&mut self) {
-        let targets: Vec<Target> = self.on_their_way.keys().copied().collect();
+        let targets: Vec<Target> = self.on_their_way.keys().chain(self.left.keys()).copied().collect();
         let Some(target) = self.rng.pick(&targets) else { return };
-        let Some(part) = self.on_their_way.get_mut(&target).unwrap().pop_front() else { return };
+        // Mostly when there is something to overtake.
+        let has_next = self.on_their_way.get(&target).is_some_and(|parts| !parts.is_empty());
+        let is_left = self.rng.one_in(if has_next { 2 } else { 50 });
+        let left = if is_left { self.left.get_mut(&target).and_then(VecDeque::pop_front) } else { None };
+        let is_left = left.is_some();
+        let part = left.or_else(|| self.on_their_way.get_mut(&target)?.pop_front());
+        let Some(part) = part else { return };
+        if !is_left {
+            self.left.remove(&target);
+        }
         let mut exceptions = Vec::new();
         assert_eq!(part.push.entries.len(), part.push.epochs.len());
         // A frozen vbucket refuses, and what follows from the same producer as well.
-        let refuses = !self.is_calm && self.rng.one_in(25);
+        let refuses = !self.is_calm && self.rng.one_in(if self.is_stormy { 2 } else { 25 });
         for (entry, routed) in part.push.entries.iter().zip(&part.push.epochs) {
             let vbucket = self.vbuckets.vbucket_of(entry.token);
             let known = self.cluster.map().vbucket(vbucket).unwrap();
@@ -246,7 +261,9 @@ impl World {
         }
         let messages = u32::try_from(part.push.entries.len()).unwrap();
         let outcome = PartOutcome { messages, exceptions, positions: Vec::new() };
-        self.answers.entry(target).or_default().push_back((part.id, outcome));
+        if !is_left {
+            self.answers.entry(target).or_default().push_back((part.id, outcome));
+        }
     }
 
     fn answer(&mut self) {
@@ -257,14 +274,14 @@ impl World {
         }
     }
 
-    /// Breaks the link to another node: what it holds, and what was answered on it, is gone.
+    /// Breaks the link to another node: what was answered on it is gone, what it holds may be.
     fn break_link(&mut self) {
         let member = self.members[1 + self.rng.below(2)];
         let target = Target::Node(member);
         let unsent: Vec<PartId> = if self.rng.one_in(2) {
             self.on_their_way.remove(&target).into_iter().flatten().map(|part| part.id).collect()
         } else {
-            self.on_their_way.remove(&target);
+            self.left.entry(target).or_default().extend(self.on_their_way.remove(&target).into_iter().flatten());
             Vec::new()
         };
         self.answers.remove(&target);
@@ -356,6 +373,7 @@ fn run(seed: u64) {
         world.is_calm = step > 30_000;
         match world.rng.below(100) {
             0..=9 => world.push(),
+            10..=13 | 45..=48 if world.is_stormy && !world.is_calm => world.break_link(),
             10..=44 => world.store(),
             45..=79 => world.answer(),
             80..=86 => world.learn(),
