@@ -152,6 +152,19 @@ impl Dedup {
         known
     }
 
+    /// Notes that a message was offered again of which it is known already what became of it: what follows it may be next.
+    pub fn came_again(&mut self, message: Numbered) {
+        if let Some(known) = self.producers.get_mut(&message.producer) {
+            known.row.pass(message.epoch, message.sequence);
+        }
+    }
+
+    /// Notes that a message was refused before this replica led, and is offered again: whether it is stored or not, nothing
+    /// is behind it before that.
+    pub fn refused_before(&mut self, message: Numbered, log_end: Offset) {
+        self.entry(message.producer, log_end).row.refuse(message.epoch, message.sequence);
+    }
+
     /// Notes that a message that is not stored was refused, and may be offered again.
     pub fn refused(&mut self, message: Numbered, log_end: Offset) {
         let known = self.entry(message.producer, log_end);

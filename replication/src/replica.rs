@@ -232,12 +232,18 @@ impl Replica {
         if let Some(message) = message {
             match self.dedup.check(message) {
                 Verdict::New => {}
-                Verdict::Duplicate(offset) => return Append::Duplicate(offset),
+                Verdict::Duplicate(offset) => {
+                    self.dedup.came_again(message);
+                    return Append::Duplicate(offset);
+                }
                 Verdict::OutOfSequence => {
                     self.dedup.refused(message, self.log.end());
                     return Append::OutOfSequence;
                 }
-                Verdict::Forgotten => return Append::Forgotten,
+                Verdict::Forgotten => {
+                    self.dedup.came_again(message);
+                    return Append::Forgotten;
+                }
             }
         }
         if leader.is_frozen() || !leader.has_offsets(self.log.end()) {
@@ -277,6 +283,11 @@ impl Replica {
             Verdict::New | Verdict::OutOfSequence => self.dedup.refused(message, self.log.end()),
             Verdict::Duplicate(_) | Verdict::Forgotten => {}
         }
+    }
+
+    /// Notes that a message was refused before this replica led, and comes again: what follows it has to wait for that.
+    pub fn refused_before(&mut self, message: Numbered) {
+        self.dedup.refused_before(message, self.log.end());
     }
 
     /// Commits what the ISR allows. Returns whether the high watermark moved.

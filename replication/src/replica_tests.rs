@@ -109,6 +109,18 @@ fn replica_without_a_role_takes_nothing() {
 }
 
 #[test]
+fn what_was_refused_before_it_led_comes_again_in_order_though_some_of_it_is_stored() {
+    let mut replica = leading(&[], 1);
+    assert_eq!(replica.append(Some(message(5))), Append::Stored(Offset(0)));
+    [5, 8].into_iter().for_each(|sequence| replica.refused_before(message(sequence)));
+    assert_eq!(replica.append(Some(message(7))), Append::OutOfSequence);
+    assert_eq!(replica.append(Some(message(5))), Append::Duplicate(Some(Offset(0))));
+    assert_eq!(replica.append(Some(message(6))), Append::Stored(Offset(1)));
+    assert_eq!(replica.append(Some(message(7))), Append::Stored(Offset(2)));
+    assert_eq!(replica.append(Some(message(8))), Append::Stored(Offset(3)));
+}
+
+#[test]
 fn nothing_overtakes_a_message_refused_before_it_was_offered() {
     let mut replica = leading(&[], 1);
     replica.refuse(message(1));

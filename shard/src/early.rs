@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 
 use broky_proto::id::{Epoch, Numbered, ProducerId, VBucketId};
 
-/// Producers remembered, of all vbuckets and epochs.
-const PRODUCERS_MAX: usize = 1 << 16;
+/// Rows remembered: of a producer in a vbucket for an epoch. Of more the rest is told, and what was behind it on its way may
+/// be stored first: as when producers are forgotten, of which a shard remembers fewer.
+const ROWS_MAX: usize = 1 << 18;
 
-/// What was refused of a producer in its latest epoch: the first and the last. What lies between waits for the first.
+/// What was refused of a producer in its latest epoch: the first and the last. What lies between waits for the first, also if
+/// that is found to be stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Refused {
     first: Numbered,
@@ -30,6 +32,7 @@ pub(crate) struct Early {
 impl Early {
     /// Notes that a message for an epoch that is still to come was refused. Returns whether it will be remembered.
     pub(crate) fn note(&mut self, vbucket: VBucketId, epoch: Epoch, message: Numbered) -> bool {
+        let is_full = self.count >= ROWS_MAX;
         let producers = self.refused.entry((vbucket, epoch)).or_default();
         match producers.get_mut(&message.producer) {
             Some(refused) if refused.first.epoch > message.epoch => {}
@@ -40,7 +43,7 @@ impl Early {
                 first.sequence = first.sequence.min(message.sequence);
                 last.sequence = last.sequence.max(message.sequence);
             }
-            None if self.count >= PRODUCERS_MAX => return false,
+            None if is_full => return false,
             None => {
                 producers.insert(message.producer, Refused { first: message, last: message });
                 self.count += 1;
@@ -103,11 +106,11 @@ mod tests {
     #[test]
     fn what_is_not_remembered_is_told_and_what_comes_again_takes_no_place() {
         let mut early = Early::default();
-        let max = PRODUCERS_MAX as u64;
+        let max = ROWS_MAX as u64;
         (1..=max).for_each(|producer| assert!(early.note(VBUCKET, Epoch(5), message(producer, 1, 1))));
         assert!(early.note(VBUCKET, Epoch(5), message(7, 1, 2)));
         assert!(!early.note(VBUCKET, Epoch(5), message(max + 1, 1, 1)));
-        assert_eq!(early.take(VBUCKET, Epoch(5)).len(), 2 * PRODUCERS_MAX);
+        assert_eq!(early.take(VBUCKET, Epoch(5)).len(), 2 * ROWS_MAX);
         assert!(early.note(VBUCKET, Epoch(6), message(max + 1, 1, 1)));
     }
 }

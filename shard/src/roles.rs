@@ -1,7 +1,7 @@
 //! From the cluster map to what this shard does with each vbucket: level-triggered, from the whole map, never from
 //! events, so that it does not matter how many versions were missed, nor how they came.
 
-use broky_proto::id::{Epoch, IsrVersion, Lineage, MapVersion, Member, NodeId, Offset, VBucketId};
+use broky_proto::id::{Epoch, IsrVersion, Lineage, MapVersion, Member, NodeId, Numbered, Offset, VBucketId};
 use broky_proto::time::Timestamp;
 use broky_replication::{Isr, Replica, Role};
 use broky_ring::lineage::lineage_base;
@@ -121,12 +121,13 @@ impl Shard {
         if let Some(arena) = self.writers.assign(id, others) {
             self.arenas.close(arena);
         }
+        let early = self.early.take(id, place.epoch);
         if !place.is_held {
             self.lose_waiters(id);
             self.drop_replica(id);
         } else {
             self.hold(id, &place, out);
-            self.take_role(id, &place);
+            self.take_role(id, &place, early);
         }
         self.restage(id, &place, has_other_isr);
         self.show(id, out);
@@ -161,7 +162,8 @@ impl Shard {
         }
     }
 
-    fn take_role(&mut self, id: VBucketId, place: &Place) {
+    /// `early`: what was refused for this epoch, because it was not known here.
+    fn take_role(&mut self, id: VBucketId, place: &Place, early: Vec<Numbered>) {
         let me = self.config.me;
         let limit = lineage_base(place.lineage_end);
         let Some(Some(replica)) = self.replicas.get_mut(usize::from(id.0)) else { return };
@@ -179,7 +181,7 @@ impl Shard {
                 if let Some(leader) = replica.leader_mut() {
                     leader.set_limit(limit);
                 }
-                self.early.take(id, place.epoch).into_iter().for_each(|message| replica.refuse(message));
+                early.into_iter().for_each(|message| replica.refused_before(message));
                 replica.advance_high_watermark();
                 self.lose_waiters(id);
             }

@@ -233,7 +233,11 @@ impl Driver {
                     return Err(Stop::Leave(format!("refused for {:?}", since.elapsed())));
                 }
                 self.pause().await?;
-                self.lane.handle_retry();
+                if !self.lane.handle_retry() {
+                    // No answer will tell whether it is over.
+                    self.refused_since = None;
+                    self.was_refused = false;
+                }
             }
             Next::Leave => return Err(Stop::Leave("the node is shutting down".to_owned())),
             Next::Drained => return Err(Stop::Move),

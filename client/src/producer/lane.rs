@@ -130,14 +130,15 @@ impl Lane {
         Ok(next)
     }
 
-    /// The wait before a retry is over.
-    pub(super) fn handle_retry(&self) {
-        let waker = {
+    /// The wait before a retry is over. Returns whether there is anything to push again.
+    pub(super) fn handle_retry(&self) -> bool {
+        let (waker, is_empty) = {
             let mut state = self.lanes.lock();
             state.router.act(self.slot, |window| window.handle_retry());
-            state.unpark(self.slot)
+            (state.unpark(self.slot), state.router.window(self.slot).is_empty())
         };
         wake(waker);
+        !is_empty
     }
 
     /// Looks at the time. After [`Tick::Done`] the lane is another's.

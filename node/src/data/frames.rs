@@ -78,6 +78,12 @@ impl FrameQueue {
         }
     }
 
+    /// Ends the stream, without what no transport was given.
+    pub(crate) fn abandon(&self) {
+        self.0.borrow_mut().frames.clear();
+        self.close();
+    }
+
     /// Whether some of what was put may have left.
     pub(crate) fn has_given(&self) -> bool {
         self.0.borrow().has_given

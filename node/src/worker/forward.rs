@@ -82,6 +82,7 @@ impl Worker {
             }
         }
         self.forwards.links.borrow_mut().remove(&member);
+        queue.abandon();
         self.route(|router, now, out| {
             // A peer that does not answer may have taken what it was sent.
             let unsent = if queue.has_given() { Vec::new() } else { router.unanswered_at(member) };
@@ -110,11 +111,12 @@ impl Worker {
             let is_alive = self.is_alive(*member);
             if !is_alive {
                 link.task.abort();
+                link.queue.abandon();
                 gone.push(*member);
             }
             is_alive
         });
-        self.forwards.newest.borrow_mut().0.retain(|(member, _), _| self.is_current(*member));
+        self.forwards.newest.borrow_mut().0.retain(|(member, _), _| !self.is_replaced(*member));
         for member in gone {
             self.route(|router, now, out| router.handle_link_down(now, member, &[], out));
         }

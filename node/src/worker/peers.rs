@@ -144,6 +144,11 @@ impl Worker {
         self.peers.map.borrow().is_current(member)
     }
 
+    /// Whether a node has a later process than this.
+    pub(super) fn is_replaced(&self, member: Member) -> bool {
+        self.peers.map.borrow().node(member.node).is_some_and(|node| node.incarnation > member.incarnation)
+    }
+
     /// Whether this is the current process of a node, and takes part.
     pub(super) fn is_alive(&self, member: Member) -> bool {
         self.peers.map.borrow().is_alive(member)

@@ -1,6 +1,6 @@
 //! What pushers are told, where the random runs do not come: replicas that lag, sequences out of order.
 
-use broky_proto::id::{ClusterId, NodeId, Offset, VBucketCount, VBucketId};
+use broky_proto::id::{ClusterId, Epoch, NodeId, Offset, VBucketCount, VBucketId};
 use broky_proto::v1::{self, ErrorCode};
 use broky_proto::wire::{Push, scan_push};
 use broky_ring::command::Command;
@@ -171,4 +171,56 @@ fn requests_name_the_shards_that_own_their_messages() {
     assert_eq!(shards_of(&scan(vec![message(1)]), count, 1), [ShardId(0)]);
     assert_eq!(shards_of(&scan(vec![message(1), message(1)]), count, 2), [ShardId(1)]);
     assert_eq!(shards_of(&scan(vec![message(1), message(0)]), count, 3), [ShardId(0), ShardId(1)]);
+}
+
+/// A shard that holds a vbucket of another's, which it leads by the newest map, and does not know so yet; and that.
+fn about_to_lead() -> (Shard, Cluster, Epoch) {
+    let vbuckets = VBucketCount::new(VBUCKETS).unwrap();
+    let mut cluster = Cluster::new(vbuckets, 2, 1);
+    let (me, other) = (cluster.register("me"), cluster.register("other"));
+    cluster.place(0, std::iter::once(VBucketId(0)), &[other.node, me.node]);
+    let config = ShardConfig {
+        shard: ShardId(0),
+        shards: 1,
+        me,
+        cluster: ClusterId([5; 16]),
+        vbuckets,
+        memory_bytes: ShardConfig::MEMORY_BYTES_MIN,
+        block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,
+    };
+    let mut shard = Shard::new(config).unwrap();
+    shard.handle_map(cluster.map(), &mut Outbox::default());
+    cluster.apply(Command::Fence { member: other });
+    let known = cluster.map().vbucket(VBucketId(0)).unwrap();
+    assert_eq!(known.leader, Some(me));
+    let epoch = known.epoch;
+    (shard, cluster, epoch)
+}
+
+/// Has another node forward a message; gives the refusal.
+fn forward(shard: &mut Shard, epoch: Epoch, producer_id: u64, sequence: u64) -> Option<ErrorCode> {
+    let bytes = v1::PushRequest { producer_id, producer_epoch: 1, ..request(0, sequence, 1) }.encode_to_vec();
+    let push = Push { epochs: vec![epoch], ..scan_push(&bytes, usize::MAX).unwrap() };
+    let mut out = Outbox::default();
+    shard.push(1, &bytes, &push, Ticket(1), &mut out);
+    shard.flush(&mut out);
+    let exceptions = out.replies.into_iter().flat_map(|reply| reply.outcome.exceptions);
+    exceptions.map(|exception| exception.kind).find_map(|kind| match kind {
+        ExceptionKind::Rejected { code, .. } | ExceptionKind::Unknown { code, .. } => Some(code),
+        ExceptionKind::Duplicate => None,
+    })
+}
+
+#[test]
+fn what_came_before_the_role_goes_before_what_came_behind_it() {
+    let (mut shard, cluster, epoch) = about_to_lead();
+    // Another's, again and again.
+    for _ in 0..30 {
+        (1..=64).for_each(|sequence| assert_eq!(forward(&mut shard, epoch, 1, sequence), Some(ErrorCode::NotLeader)));
+    }
+    assert_eq!(forward(&mut shard, epoch, 2, 1), Some(ErrorCode::NotLeader));
+    shard.handle_map(cluster.map(), &mut Outbox::default());
+    assert_eq!(forward(&mut shard, epoch, 2, 2), Some(ErrorCode::OutOfSequence));
+    assert_eq!(forward(&mut shard, epoch, 2, 1), None);
+    assert_eq!(forward(&mut shard, epoch, 2, 2), None);
 }

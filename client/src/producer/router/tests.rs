@@ -384,6 +384,8 @@ fn cluster_founded_anew_with_more_vbuckets_keeps_pins_and_with_fewer_everything_
     assert_eq!(bench.router.summary(), FlushSummary { unknown, rejected, ..FlushSummary::default() });
     let new = bench.push(3);
     assert_eq!(bench.target(new).as_deref(), Some("a"));
+    bench.connect(new, "a");
+    assert!(bench.send(new)[0].producer_epoch > sent[0].producer_epoch);
 }
 
 #[test]
