@@ -14,6 +14,9 @@ use super::pump::{Connection, reset};
 use super::shared::until_true;
 use super::source::{Ends, Source};
 
+/// Looks for who has dialled, and the time between two.
+const LOOKS: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long nothing is taken after that has failed, as it does when there are no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -53,7 +56,7 @@ struct Visit {
 impl Visit {
     async fn take(self, stream: TcpStream) {
         let Ok(listener) = stream.local_addr() else { return };
-        let source = self.shared.sources.find(Ends { dialler: self.dialler, listener }).await;
+        let source = self.source(Ends { dialler: self.dialler, listener }).await;
         let (from, dialler_gone) = self.party(source);
         let to = Party::Node(self.node);
         let (forth, back) = (self.shared.link(from, to), self.shared.link(to, from));
@@ -71,6 +74,18 @@ impl Visit {
         let link = forth.clone();
         Connection { forth, back, target, seed, dial, dialler_gone, target_gone }.carry(stream).await;
         link.count(|counts| counts.connections_open -= 1);
+    }
+
+    /// Who has dialled. The kernel's table is no snapshot, and may lack a socket that was there before and behind the look:
+    /// whoever is not found is looked for again, as a stranger's connection is cut by nobody.
+    async fn source(&self, ends: Ends) -> Source {
+        for _ in 1..LOOKS {
+            match self.shared.sources.find(ends).await {
+                Source::Unknown => tokio::time::sleep(LOOK_AGAIN).await,
+                found => return found,
+            }
+        }
+        self.shared.sources.find(ends).await
     }
 
     fn party(&self, source: Source) -> (Party, watch::Receiver<bool>) {
