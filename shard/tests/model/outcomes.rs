@@ -1,6 +1,6 @@
 //! What pushers are told, where the random runs do not come: replicas that lag, sequences out of order.
 
-use broky_proto::id::{ClusterId, Epoch, NodeId, Offset, VBucketCount, VBucketId};
+use broky_proto::id::{ClusterId, Epoch, Member, NodeId, Offset, VBucketCount, VBucketId};
 use broky_proto::v1::{self, ErrorCode};
 use broky_proto::wire::{Push, scan_push};
 use broky_ring::command::Command;
@@ -12,6 +12,20 @@ use crate::cluster::Cluster;
 use crate::log::payload;
 
 const VBUCKETS: u32 = 2;
+
+/// The only shard of a process. It knows of no cluster yet.
+fn lone_shard(me: Member, vbuckets: VBucketCount) -> Shard {
+    let config = ShardConfig {
+        shard: ShardId(0),
+        shards: 1,
+        me,
+        cluster: ClusterId([5; 16]),
+        vbuckets,
+        memory_bytes: ShardConfig::MEMORY_BYTES_MIN,
+        block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,
+    };
+    Shard::new(config).unwrap()
+}
 
 /// A shard that leads vbucket 0 with this many followers, of which none ever acknowledges anything. Vbucket 1 is led
 /// by another node.
@@ -29,16 +43,7 @@ fn leading(followers: u8, min_isr: u8) -> Shard {
     for gone in others.iter().take(copies).skip(usize::from(followers)) {
         cluster.apply(Command::Fence { member: *gone });
     }
-    let mut shard = Shard::new(ShardConfig {
-        shard: ShardId(0),
-        shards: 1,
-        me,
-        cluster: ClusterId([5; 16]),
-        vbuckets,
-        memory_bytes: ShardConfig::MEMORY_BYTES_MIN,
-        block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,
-    })
-    .unwrap();
+    let mut shard = lone_shard(me, vbuckets);
     shard.handle_map(cluster.map(), &mut Outbox::default());
     shard
 }
@@ -179,16 +184,7 @@ fn about_to_lead() -> (Shard, Cluster, Epoch) {
     let mut cluster = Cluster::new(vbuckets, 2, 1);
     let (me, other) = (cluster.register("me"), cluster.register("other"));
     cluster.place(0, std::iter::once(VBucketId(0)), &[other.node, me.node]);
-    let config = ShardConfig {
-        shard: ShardId(0),
-        shards: 1,
-        me,
-        cluster: ClusterId([5; 16]),
-        vbuckets,
-        memory_bytes: ShardConfig::MEMORY_BYTES_MIN,
-        block_bytes_max: ShardConfig::BLOCK_BYTES_MAX_DEFAULT,
-    };
-    let mut shard = Shard::new(config).unwrap();
+    let mut shard = lone_shard(me, vbuckets);
     shard.handle_map(cluster.map(), &mut Outbox::default());
     cluster.apply(Command::Fence { member: other });
     let known = cluster.map().vbucket(VBucketId(0)).unwrap();
