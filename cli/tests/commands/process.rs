@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub(crate) use rustix::process::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process, waitid};
 
 /// How long anything in these tests may take at the most.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
@@ -129,6 +129,14 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Stops it, as with Ctrl-Z. Returns when it has stopped: until one of its threads has taken the signal, all go on.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        let this = || WaitId::Pid(Pid::from_child(&self.child));
+        let has_stopped = || waitid(this(), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG).unwrap();
+        until("it has stopped", has_stopped);
     }
 
     /// Reads what it writes until it ends.

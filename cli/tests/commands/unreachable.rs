@@ -14,6 +14,8 @@ fn push_that_works(node: &ServedNode, args: &[&str]) -> Process {
     let mut push = node.run(&[&["push", "k"], args].concat());
     push.write(b"one\n");
     until("the message is stored", || (node.status()["pushed_messages"] == 1).then_some(()));
+    // Asked anew, the node has sent what it owed: were it stopped before, the message would be unknown.
+    node.status();
     push
 }
 
@@ -48,7 +50,7 @@ fn node_that_is_silent_ends_a_push_with_69_and_what_was_sent_is_unknown() {
     let node = ServedNode::start();
     let mut push = push_that_works(&node, &["--timeout", "1.5"]);
     let serve = node.into_process();
-    serve.signal(Signal::STOP);
+    serve.stop();
     push.write(b"two\nthree\n");
     let ended = push.wait().with_code(69);
     assert!(ended.stderr.contains("1 committed, 0 rejected, 2 unknown"), "{}", ended.stderr);
@@ -106,7 +108,7 @@ fn second_signal_ends_a_push_at_once_and_the_rest_is_unknown() {
     let mut push = push_that_works(&node, &[]);
     let address = node.address.clone();
     let serve = node.into_process();
-    serve.signal(Signal::STOP);
+    serve.stop();
     let large = ["x".repeat(2048).as_bytes(), b"\n"].concat();
     push.write(&large.repeat(2));
     // Pings wait there too: far fewer bytes.
