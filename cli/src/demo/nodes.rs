@@ -6,12 +6,13 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use broky_node::Ports;
 
 use super::watch::is_ready;
 use crate::exit::{CONFIG, FAILED, OrExit as _, fail};
@@ -61,22 +62,27 @@ enum Failure {
 impl Nodes {
     /// Starts nodes of these names, and waits until they take calls as one cluster.
     pub(super) async fn start(names: &[&str]) -> anyhow::Result<Self> {
+        let mut ports = Ports::of_this_process();
         for _ in 1..ATTEMPTS {
-            let mut nodes = Self::spawn(names)?;
+            let mut nodes = Self::spawn(names, &mut ports)?;
             match nodes.until_ready().await {
                 Ok(()) => return Ok(nodes),
                 Err(Failure::Ended(_, status)) if status.code() == Some(i32::from(CONFIG)) => {}
                 Err(failure) => return Err(nodes.describe(failure)),
             }
         }
-        let mut nodes = Self::spawn(names)?;
+        let mut nodes = Self::spawn(names, &mut ports)?;
         let ready = nodes.until_ready().await;
         ready.map_err(|failure| nodes.describe(failure)).map(|()| nodes)
     }
 
-    fn spawn(names: &[&str]) -> anyhow::Result<Self> {
+    fn spawn(names: &[&str], ports: &mut Ports) -> anyhow::Result<Self> {
         let logs = Logs::new().context("cannot make a directory for the nodes' logs").or_exit(CONFIG)?;
-        let ports = free_ports(3 * names.len()).context("no free ports").or_exit(CONFIG)?;
+        let ports = (0..3 * names.len())
+            .map(|_| ports.free())
+            .collect::<io::Result<Vec<_>>>()
+            .context("no free ports")
+            .or_exit(CONFIG)?;
         let node = |(name, [client, peer, admin]): (&&str, &[SocketAddr; 3])| DemoNode {
             name: (*name).to_owned(),
             client: *client,
@@ -211,12 +217,6 @@ impl DemoNode {
 /// Worker threads of each node: all of them and the demo share this machine.
 fn workers() -> usize {
     (std::thread::available_parallelism().map_or(1, usize::from) / 4).clamp(1, 4)
-}
-
-/// Ports of the loopback interface that nobody has now.
-fn free_ports(count: usize) -> io::Result<Vec<SocketAddr>> {
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    held.iter().map(TcpListener::local_addr).collect()
 }
 
 impl Logs {

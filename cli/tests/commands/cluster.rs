@@ -1,17 +1,20 @@
 //! Several `broky serve`: forming, status, drain and forget, replacement, and what a data directory is good for.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
+use std::sync::{LazyLock, Mutex};
 
+use broky_node::Ports;
 use serde_json::Value;
 
 use crate::node::ServedNode;
 use crate::process::{Process, Signal, command, run, until};
 
-/// Addresses that are free now.
+/// Addresses that are free, and that nobody gets by chance.
 pub(crate) fn free(count: usize) -> Vec<String> {
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+    static PORTS: LazyLock<Mutex<Ports>> = LazyLock::new(|| Mutex::new(Ports::of_this_process()));
+    let mut ports = PORTS.lock().unwrap();
+    (0..count).map(|_| ports.free().unwrap().to_string()).collect()
 }
 
 pub(crate) fn http(address: &str, request: &str) -> String {

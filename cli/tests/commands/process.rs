@@ -157,6 +157,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("process {} of the failed test had said:\n{}", self.id(), self.stderr());
+        }
         // It may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();

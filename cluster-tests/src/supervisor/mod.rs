@@ -10,7 +10,6 @@
 mod containers;
 mod node;
 mod options;
-mod ports;
 mod process;
 mod processes;
 mod runner;
@@ -23,7 +22,6 @@ use self::containers::Containers;
 pub use self::containers::{Engine, NoEngine};
 pub use self::node::SupervisedNode;
 pub use self::options::{ClusterOptions, Host, Network};
-pub use self::ports::Ports;
 pub use self::process::leash;
 use self::processes::Processes;
 use self::runner::{Files, Order, Runner};

@@ -7,9 +7,10 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use broky_node::Ports;
+
 use super::node::{Place, SupervisedNode};
 use super::options::{ClusterOptions, Network};
-use super::ports::Ports;
 use super::process::Process;
 use super::runner::{Files, Life, Runner};
 use crate::error::HarnessError;

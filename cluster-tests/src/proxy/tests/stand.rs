@@ -2,11 +2,11 @@
 
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 
+use broky_node::Ports;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::proxy::{Counts, Faults, Party, Place, Proxy};
-use crate::supervisor::Ports;
 use crate::wait::{in_time, until};
 
 /// From clients to the first node.

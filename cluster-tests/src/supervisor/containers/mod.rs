@@ -18,13 +18,14 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use broky_node::Ports;
+
 use self::container::Container;
 pub use self::engine::{Engine, NoEngine};
 use self::inspect::Attachment;
 use self::project::{NAMES, NodePorts, Project};
 use super::node::{Place, SupervisedNode};
 use super::options::ClusterOptions;
-use super::ports::Ports;
 use super::runner::{Files, Life, Runner};
 use crate::error::HarnessError;
 use crate::proxy::Proxy;

@@ -22,12 +22,13 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Ports that no other harness of this machine is after.
-    pub(super) fn of_this_process() -> Self {
+    /// Ports that no other process of this machine is after.
+    #[must_use]
+    pub fn of_this_process() -> Self {
         Self::new(std::process::id().wrapping_mul(97))
     }
 
-    /// Ports from somewhere in the range: `start` decides where, so that two harnesses are not after the same ones.
+    /// Ports from somewhere in the range: `start` decides where, so that two processes are not after the same ones.
     #[must_use]
     pub fn new(start: u32) -> Self {
         let end = ephemeral_first().max(FIRST + 1_000);
