@@ -38,6 +38,14 @@ impl Connection {
     /// When that fails.
     pub async fn open_with(address: SocketAddr, settings: &Builder) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
+        Self::over(stream, settings).await
+    }
+
+    /// Begins HTTP/2 on a socket that is connected.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub async fn over(stream: TcpStream, settings: &Builder) -> Self {
         stream.set_nodelay(true).unwrap();
         let (send, connection) = settings.handshake(stream).await.unwrap();
         Self { send, driver: tokio::spawn(connection) }

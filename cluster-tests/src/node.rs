@@ -28,6 +28,7 @@ pub struct TestNode {
     /// Until it is stopped.
     node: Option<Node>,
     client_address: SocketAddr,
+    peer_address: SocketAddr,
     admin_address: SocketAddr,
 }
 
@@ -53,14 +54,21 @@ impl TestNode {
         change(&mut config);
         // A node has runtimes of its own, which cannot be started from within another.
         let node = std::thread::spawn(|| Node::start(config)).join().unwrap().unwrap();
-        let (client_address, admin_address) = (node.client_address(), node.admin_address());
-        Self { node: Some(node), client_address, admin_address }
+        let (client_address, peer_address, admin_address) =
+            (node.client_address(), node.peer_address(), node.admin_address());
+        Self { node: Some(node), client_address, peer_address, admin_address }
     }
 
     /// Where clients connect.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.client_address
+    }
+
+    /// Where other nodes connect.
+    #[must_use]
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer_address
     }
 
     /// Where the admin HTTP is.

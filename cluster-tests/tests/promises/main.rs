@@ -7,6 +7,7 @@
 mod control;
 mod credit;
 mod dedup;
+mod forwarding;
 mod interest;
 mod order;
 mod restart;

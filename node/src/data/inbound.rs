@@ -26,8 +26,8 @@ use crate::worker::{ForwardLink, LocalExecutor, Worker};
 /// Serves the streams of one connection.
 struct DataService {
     worker: Rc<Worker>,
-    /// Who has dialled: which worker of which process.
-    from: (Member, u16),
+    /// Who has dialled.
+    from: Member,
 }
 
 impl Service<Request<Incoming>> for DataService {
@@ -43,7 +43,7 @@ impl Service<Request<Incoming>> for DataService {
         let serial = request.headers().get(SERIAL).and_then(|serial| serial.to_str().ok()?.parse().ok());
         match method {
             Some(Method::Replicate) => {
-                tokio::task::spawn_local(follow(worker, from.0, request.into_body(), queue));
+                tokio::task::spawn_local(follow(worker, from, request.into_body(), queue));
             }
             Some(Method::Forward) => {
                 let link = ForwardLink { from, serial: serial.unwrap_or_default() };
@@ -93,7 +93,6 @@ async fn follow(worker: Rc<Worker>, leader: Member, mut body: Incoming, queue: F
 /// Takes what another node forwards, until the stream ends, makes no sense, or has a successor: that begins with what
 /// this one has not answered, and what is left of this one would overtake it.
 async fn take_forwards(worker: Rc<Worker>, link: ForwardLink, mut body: Incoming, queue: FrameQueue) {
-    let (from, _) = link.from;
     let mut deframer = Deframer::new(FORWARD_BYTES_MAX);
     while worker.is_newest(link)
         && let Some(message) = std::future::poll_fn(|cx| poll_message(&mut body, &mut deframer, cx)).await
@@ -102,7 +101,7 @@ async fn take_forwards(worker: Rc<Worker>, link: ForwardLink, mut body: Incoming
         let taken = message.map_err(|error| error.to_string());
         let taken = taken.and_then(|it| worker.take_forwarded(it, &queue).map_err(|error| error.to_string()));
         if let Err(error) = taken {
-            tracing::warn!(%from, error, "a peer forwards what cannot be read");
+            tracing::warn!(from = %link.from, error, "a peer forwards what cannot be read");
             break;
         }
     }
@@ -110,7 +109,7 @@ async fn take_forwards(worker: Rc<Worker>, link: ForwardLink, mut body: Incoming
 }
 
 /// Serves another process' connection until it ends.
-pub(crate) async fn serve(worker: Rc<Worker>, from: (Member, u16), stream: tokio::net::TcpStream) {
+pub(crate) async fn serve(worker: Rc<Worker>, from: Member, stream: tokio::net::TcpStream) {
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -121,6 +120,6 @@ pub(crate) async fn serve(worker: Rc<Worker>, from: (Member, u16), stream: tokio
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), DataService { worker, from });
     if let Err(error) = connection.await {
-        tracing::debug!(from = %from.0, %error, "a peer's connection broke");
+        tracing::debug!(%from, %error, "a peer's connection broke");
     }
 }

@@ -29,18 +29,17 @@ struct Waiting {
     answers: FrameQueue,
 }
 
-/// A stream on which a worker of another process forwards.
+/// A stream on which the worker of this one's number forwards in another process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ForwardLink {
-    /// Which worker of which process.
-    pub(crate) from: (Member, u16),
+    pub(crate) from: Member,
     /// Higher than that of the links before it.
     pub(crate) serial: u64,
 }
 
-/// The newest link of each worker that forwards to this one, by its serial.
+/// The newest link of each process that forwards to this worker, by its serial.
 #[derive(Default)]
-struct Newest(BTreeMap<(Member, u16), u64>);
+struct Newest(BTreeMap<Member, u64>);
 
 impl Newest {
     /// Whether no link that is newer than this one is known; it is known from now on.
@@ -116,7 +115,7 @@ impl Worker {
             }
             is_alive
         });
-        self.forwards.newest.borrow_mut().0.retain(|(member, _), _| !self.is_replaced(*member));
+        self.forwards.newest.borrow_mut().0.retain(|member, _| !self.is_replaced(*member));
         for member in gone {
             self.route(|router, now, out| router.handle_link_down(now, member, &[], out));
         }
@@ -162,8 +161,8 @@ mod tests {
     #[test]
     fn link_is_not_read_on_once_its_successor_has_begun_in_whichever_order_they_arrive() {
         let mut newest = Newest::default();
-        let member = Member { node: NodeId(1), incarnation: Incarnation(1) };
-        let link = |worker, serial| ForwardLink { from: (member, worker), serial };
+        let member = |node| Member { node: NodeId(node), incarnation: Incarnation(1) };
+        let link = |node, serial| ForwardLink { from: member(node), serial };
         assert!(newest.is_newest(link(0, 4)) && newest.is_newest(link(1, 3)));
         assert!(newest.is_newest(link(0, 7)));
         assert!(!newest.is_newest(link(0, 4)) && newest.is_newest(link(1, 3)) && newest.is_newest(link(0, 7)));

@@ -239,7 +239,7 @@ impl Worker {
     /// Takes a leader's connection.
     pub(super) fn serve_peer(self: &Rc<Self>, stream: std::net::TcpStream, hello: &Hello) {
         let (Some(leader), Ok(stream)) = (hello.from, tokio::net::TcpStream::from_std(stream)) else { return };
-        tokio::task::spawn_local(data::serve(self.clone(), (leader, hello.shard), stream));
+        tokio::task::spawn_local(data::serve(self.clone(), leader, stream));
     }
 
     /// Begins a stream from a leader. The receiver ends when the shard wants no more of it.
