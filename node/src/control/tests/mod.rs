@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use broky_proto::id::{Incarnation, NodeId, VBucketCount};
@@ -38,6 +38,16 @@ fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         assert!(started.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Waits until `attempt` keeps its time once: on a busy machine it does not always.
+#[track_caller]
+fn until_in_time(what: &str, limit: Duration, attempt: impl Fn() -> Duration) {
+    until(what, || {
+        let took = attempt();
+        println!("{what}, in {took:?}");
+        (took < limit).then_some(())
+    });
 }
 
 /// Of a node that founds a cluster of its own, and is nowhere.
@@ -118,10 +128,10 @@ impl Spec {
 /// An address of the loopback network that is this process's own. A port of 127.0.0.1 that is free now may be that of
 /// somebody's outgoing connection by the time it is bound.
 fn free_address() -> SocketAddr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
+    static NEXT: AtomicU16 = AtomicU16::new(1);
     let [.., high, low] = std::process::id().to_be_bytes();
-    let next = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| next.checked_add(1)).unwrap();
-    SocketAddr::from(([127, high | 0x40, low, next], 7401))
+    let [round, next] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    SocketAddr::from(([127, high | 0x40, low, next], 7401 + u16::from(round)))
 }
 
 /// A running control plane. Dropped, it is killed.
